@@ -1,0 +1,147 @@
+"""RealismScore and RealismMap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..realism_core.evidence import ScoreTable, report, score_table
+from ..realism_core.images import check_images
+from ..realism_core.irs import DEFINITIONS, Profile, typicality_map
+from ..realism_core.plots import overlay, radar
+from .comfy import Progress, io, schema, ui
+from .sockets import Profile as ProfileSocket
+from .sockets import Scores
+
+CHUNK_PIXELS = 1 << 23
+DEFINITION_TIP = (
+    "Which formulas to use. 'reference' is the research code at the picture's own size; 'paper' is the paper's text, at "
+    "512 x 512, and also works on grey pictures. Scores of the two cannot be compared."
+)
+PROFILE_TIP = (
+    "What real photographs of your domain measure, from Load or Fit Realism Profile. Left open: the 154 photographs "
+    "that come with the pack."
+)
+
+
+class RealismScore(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RealismScore",
+            display_name="Realism Score",
+            category="realism/score",
+            description=(
+                "Scores each picture by the Image Realism Score (five classical statistics) and by how typical it is of "
+                "real photographs. It measures sharpness, grain, contrast and tone; it does not detect generated pictures."
+            ),
+            search_aliases=["IRS", "image realism score", "photorealism", "quality score"],
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to score, a batch or a list."),
+                io.Combo.Input(
+                    "definition", options=list(DEFINITIONS), default=DEFINITIONS[0], tooltip=DEFINITION_TIP
+                ),
+                ProfileSocket.Input("profile", optional=True, tooltip=PROFILE_TIP),
+                io.Mask.Input(
+                    "mask", optional=True,
+                    tooltip="Measure only where the mask is white (definition 'reference'). Same size as the pictures.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The pictures, unchanged."),
+                Scores.Output(display_name="scores", tooltip="All numbers of each picture, for Realism Gate and others."),
+                io.Float.Output(
+                    display_name="irs", is_output_list=True,
+                    tooltip="The Image Realism Score of each picture; NaN where it does not apply. More is not more real.",
+                ),
+                io.Image.Output(
+                    display_name="plot",
+                    tooltip="Radar of the five radii against the band of real photographs, one a picture "
+                    "(one for all above 16 pictures).",
+                ),
+                io.String.Output(display_name="report", tooltip="All numbers and what they say in plain words, as JSON."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, definition, profile=None, mask=None) -> io.NodeOutput:
+        images = check_images(images)
+        profile = (profile or Profile.shipped(definition)).check_for(definition)
+        progress = Progress(len(images))
+        tables = []
+        for rows in chunks(images):
+            part = None if mask is None else mask if mask.shape[0] == 1 else mask[rows]
+            if mask is not None and mask.shape[0] not in (1, len(images)):
+                raise ValueError(
+                    f"mask holds {mask.shape[0]} masks for {len(images)} pictures: give one for all, or one for each."
+                )
+            tables.append(score_table(images[rows], profile=profile, definition=definition, mask=part))
+            progress.step(tables[-1].values.shape[0])
+        table = ScoreTable.concat(tables)
+        plot = radar(table, profile)
+        irs = table["irs"].tolist()
+        text = json.dumps(report(table), indent=1, ensure_ascii=False)
+        return io.NodeOutput(images, table, irs, plot, text, ui=ui.PreviewImage(plot, cls=cls))
+
+
+class RealismMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RealismMap",
+            display_name="Realism Map",
+            category="realism/score",
+            description=(
+                "Shows where a picture is unlike real photographs: each square tile is compared with tiles of the "
+                "profile's photographs. Flat and colourless places say nothing and stay grey."
+            ),
+            search_aliases=["realism heatmap", "where is it off"],
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to look at."),
+                io.Combo.Input(
+                    "definition", options=list(DEFINITIONS), default=DEFINITIONS[0], tooltip=DEFINITION_TIP
+                ),
+                ProfileSocket.Input("profile", optional=True, tooltip=PROFILE_TIP),
+                io.Int.Input(
+                    "tile", default=128, min=16, max=1024, step=16,
+                    tooltip="Side of a tile in pixels. Profiles know tiles of 64, 128 and 256; others use the nearest.",
+                ),
+                io.Int.Input(
+                    "stride", default=32, min=1, max=1024,
+                    tooltip="Step between tiles in pixels, at most the tile. Smaller is smoother and slower.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="overlay", tooltip="The pictures in grey with untypical places in colour."),
+                io.Mask.Output(display_name="map", tooltip="0 to 1, 1 = least typical; 0 where nothing can be said."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, definition, tile, stride, profile=None) -> io.NodeOutput:
+        images = check_images(images)
+        progress = Progress(len(images))
+        maps = []
+        for index in range(len(images)):
+            maps.append(typicality_map(images[index : index + 1], definition, profile, tile, stride))
+            progress.step()
+        untypical = torch.cat(maps).float()
+        picture = overlay(_rgb(images), untypical.to(images.device))
+        return io.NodeOutput(picture, untypical.nan_to_num(0.0), ui=ui.PreviewImage(picture, cls=cls))
+
+
+def chunks(images: Tensor) -> Iterator[slice]:
+    """Yield slices of a batch that hold about 8 million pixels each, at least one picture."""
+    step = max(1, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
+    for start in range(0, len(images), step):
+        yield slice(start, start + step)
+
+
+def _rgb(images: Tensor) -> Tensor:
+    return images.expand(-1, -1, -1, 3) if images.shape[-1] == 1 else images[..., :3]
+
+
+NODES = [RealismScore, RealismMap]

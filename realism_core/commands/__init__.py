@@ -1,0 +1,3 @@
+"""The commands of `realism`, one a file: `add(commands)` declares it, and its `run(args)` returns the exit
+code.
+"""

@@ -1,0 +1,151 @@
+"""Selection rules against a brute-force definition, ties, NaN, and every sentence of refusal."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realism_core.gate import RULES, best, select
+
+# few values, so that ties are common
+SCORE = st.sampled_from([-math.inf, -1.5, 0.0, 0.25, 1.0, 2.5, math.inf, math.nan])
+SCORES = st.lists(SCORE, min_size=1, max_size=12)
+KEEP = st.sampled_from(["high", "low"])
+FINITE = st.floats(-3, 3)
+
+
+def ranked(scores: list[float], keep: str) -> list[int]:
+    known = [index for index, value in enumerate(scores) if not math.isnan(value)]
+    return sorted(known, key=lambda index: (-scores[index] if keep == "high" else scores[index], index))
+
+
+def chosen(mask: torch.Tensor) -> list[int]:
+    assert mask.dtype == torch.bool
+    return mask.nonzero().flatten().tolist()
+
+
+def tensor(scores: list[float]) -> torch.Tensor:
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+@settings(deadline=None)
+@given(SCORES, FINITE, KEEP)
+def test_threshold(scores: list[float], value: float, keep: str) -> None:
+    expected = [i for i, score in enumerate(scores) if (score >= value if keep == "high" else score <= value)]
+    assert chosen(select(tensor(scores), "threshold", value, keep=keep)) == expected
+
+
+@settings(deadline=None)
+@given(SCORES, FINITE, FINITE)
+def test_band(scores: list[float], first: float, second: float) -> None:
+    low, high = sorted((first, second))
+    expected = [i for i, score in enumerate(scores) if low <= score <= high]
+    assert chosen(select(tensor(scores), "band", low=low, high=high)) == expected
+
+
+@settings(deadline=None)
+@given(SCORES, st.integers(1, 15), KEEP)
+def test_top_k(scores: list[float], value: int, keep: str) -> None:
+    assert chosen(select(tensor(scores), "top_k", value, keep=keep)) == sorted(ranked(scores, keep)[:value])
+
+
+@settings(deadline=None)
+@given(SCORES, st.integers(1, 100), KEEP)
+def test_top_fraction(scores: list[float], percent: int, keep: str) -> None:
+    count = math.ceil(Fraction(percent, 100) * len(scores))
+    found = chosen(select(tensor(scores), "top_fraction", percent / 100, keep=keep))
+    assert found == sorted(ranked(scores, keep)[:count])
+
+
+@settings(deadline=None)
+@given(SCORES, KEEP)
+def test_best_is_the_first_of_the_best_end(scores: list[float], keep: str) -> None:
+    if all(map(math.isnan, scores)):
+        with pytest.raises(ValueError, match="none of the pictures has a value .*choose another metric"):
+            best(tensor(scores), "threshold", keep=keep)
+    else:
+        assert best(tensor(scores), "top_k", keep=keep) == ranked(scores, keep)[0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(FINITE, st.just(math.nan)), min_size=1).filter(lambda s: not all(map(math.isnan, s))), FINITE, FINITE)
+def test_best_of_a_band_is_nearest_to_its_middle(scores: list[float], first: float, second: float) -> None:
+    low, high = sorted((first, second))
+    middle = (low + high) / 2
+    distances = {i: abs(score - middle) for i, score in enumerate(scores) if not math.isnan(score)}
+    assert best(tensor(scores), "band", low, high) == min(distances, key=lambda i: (distances[i], i))
+
+
+def test_of_equal_scores_the_earlier_goes_first() -> None:
+    scores = torch.ones(500)
+    for keep in ("high", "low"):
+        assert chosen(select(scores, "top_k", 3, keep=keep)) == [0, 1, 2]
+        assert best(scores, "top_k", keep=keep) == 0
+    scores[7] = math.nan
+    assert chosen(select(scores, "top_fraction", 0.02)) == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.int64, torch.bool])
+def test_any_type_of_number_is_ranked(dtype: torch.dtype) -> None:
+    assert chosen(select(torch.tensor([0, 1, 1]).to(dtype), "top_k", 2)) == [1, 2]
+
+
+def test_a_share_counts_all_pictures_also_those_without_a_score() -> None:
+    scores = tensor([math.nan, math.nan, 1.0, 2.0])
+    assert chosen(select(scores, "top_fraction", 0.25)) == [3]
+    assert chosen(select(scores, "top_fraction", 1.0)) == [2, 3]
+    assert chosen(select(tensor([math.nan] * 3), "top_k", 2)) == []
+
+
+def test_scores_are_not_changed() -> None:
+    scores = tensor([3.0, math.nan, 1.0])
+    for rule, value in (("top_k", 1), ("top_fraction", 0.5), ("threshold", 2)):
+        select(scores, rule, value)
+    assert scores.tolist()[::2] == [3.0, 1.0] and scores.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"rule": "luck"}, "rule is 'luck'; use one of threshold, band, top_k, top_fraction"),
+        ({"rule": "threshold", "value": 1, "keep": "middle"}, "keep is 'middle'; use 'high' or 'low'"),
+        ({"rule": "threshold"}, "rule 'threshold' needs a value: set it"),
+        ({"rule": "threshold", "value": math.nan}, "rule 'threshold' needs a value"),
+        ({"rule": "top_k"}, "rule 'top_k' needs a value"),
+        ({"rule": "band", "low": 1.0}, "rule 'band' needs both low and high: set them"),
+        ({"rule": "band", "high": 1.0}, "rule 'band' needs both"),
+        ({"rule": "band", "low": math.nan, "high": 1.0}, "rule 'band' needs both"),
+        ({"rule": "band", "low": 2.0, "high": 1.0}, "low is 2 and high 1, so nothing lies between: exchange them"),
+        ({"rule": "top_k", "value": 0}, "value is 0; top_k keeps a whole number of pictures: use 1 or more"),
+        ({"rule": "top_k", "value": -2}, "value is -2; top_k"),
+        ({"rule": "top_k", "value": 1.5}, "value is 1.5; top_k"),
+        ({"rule": "top_k", "value": math.inf}, "value is inf; top_k"),
+        ({"rule": "top_fraction", "value": 0}, "value is 0; top_fraction keeps a share: use more than 0 and at most 1"),
+        ({"rule": "top_fraction", "value": 1.01}, "value is 1.01; top_fraction"),
+        ({"rule": "top_fraction", "value": math.inf}, "value is inf; top_fraction"),
+    ],
+)
+def test_rules_that_cannot_be_applied_are_refused(arguments: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        select(torch.ones(3), **arguments)
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    for scores in (torch.ones(2, 2), torch.ones(0), torch.tensor(1.0)):
+        with pytest.raises(ValueError, match=r"scores has shape \(.*give one score for each of at least one picture"):
+            select(scores, "top_k", 1)
+        with pytest.raises(ValueError, match="scores has shape"):
+            best(scores, "top_k")
+
+
+def test_a_band_needs_its_ends_to_have_a_best() -> None:
+    with pytest.raises(ValueError, match="rule 'band' needs both low and high"):
+        best(torch.ones(3), "band")
+    with pytest.raises(ValueError, match="rule is 'luck'"):
+        best(torch.ones(3), "luck")
+    assert set(RULES) == {"threshold", "band", "top_k", "top_fraction"}
