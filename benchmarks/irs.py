@@ -1,15 +1,16 @@
 """Time and memory of `realism_core.irs.score` against the research recipe, on the same pictures, in one run.
 
-The recipe (recipe.py) is OpenCV + scikit-image + numpy, one picture at a time as the research code works; ours takes
-the batch. Both get the same thread count and both are warm. Repeats are interleaved (ours, recipe, ours, ...), with the
-median reported, so that a busy machine hurts both alike.
+The recipe (recipe.py) is OpenCV + scikit-image + numpy, one picture at a time as the research code works;
+ours takes the batch. Both get the same thread count and both are warm. Repeats are interleaved (ours,
+recipe, ours, ...), with the median reported, so that a busy machine hurts both alike.
 
-Pictures: `photo` is a mosaic of 256 px crops from scikit-image's photographs (astronaut, chelsea, coffee, rocket) at
-native resolution, so that all sizes have the same texture; `noise` is uniform noise, the worst case for edges.
-Input: `uint8` is bytes for both. `float` is ComfyUI's IMAGE, float32 0..1: ours takes it as it is, the recipe gets the
-conversion that a ComfyUI node does, np.clip(255. * image, 0, 255).astype(np.uint8).
-Definition `paper` works at 512 x 512: at 512 both get the pictures as they are, at other sizes both resize and crop,
-the recipe with cv2.resize (area when shrinking, bicubic when growing).
+Pictures: `photo` is a mosaic of 256 px crops from scikit-image's photographs (astronaut, chelsea, coffee,
+rocket) at native resolution, so that all sizes have the same texture; `noise` is uniform noise, the worst
+case for edges.
+Input: `uint8` is bytes for both. `float` is ComfyUI's IMAGE, float32 0..1: ours takes it as it is, the recipe
+gets the conversion that a ComfyUI node does, np.clip(255. * image, 0, 255).astype(np.uint8).
+Definition `paper` works at 512 x 512: at 512 both get the pictures as they are, at other sizes both resize and
+crop, the recipe with cv2.resize (area when shrinking, bicubic when growing), hence the scores' difference.
 Memory is the growth of ru_maxrss in a fresh process, from after the input was made to after three calls.
 
     python benchmarks/irs.py [--threads 2] [--sizes 256,512,1024,2048] [--batches 1,8] [--quick] [--profile]
@@ -77,7 +78,9 @@ def _print_times(options: argparse.Namespace) -> None:
     from realism_core.irs import score
 
     head = f"{'definition':<10} {'input':<6} {'pictures':<8} {'px':>5} {'B':>2}"
-    print(f"{head} {'ours ms':>9} {'recipe ms':>9} {'ratio':>6} {'spread':>13} {'ours ns/px':>10} {'max rel diff':>12}")
+    print(
+        f"{head} {'ours ms':>9} {'recipe ms':>9} {'ratio':>6} {'spread':>13} {'ours ns/px':>10} {'max diff':>9}"
+    )
     for definition in options.definitions:
         profile = _profile_for(definition)
         means = tuple(profile.means.tolist())
@@ -101,13 +104,15 @@ def _print_times(options: argparse.Namespace) -> None:
                     quarter = len(ratios) // 4
                     spread = f"{ratios[quarter]:.2f}..{ratios[-1 - quarter]:.2f}"
                     print(
-                        f"{definition:<10} {dtype:<6} {kind:<8} {size:>5} {batch:>2} {mine / batch * 1e3:>9.2f} "
-                        f"{theirs / batch * 1e3:>9.2f} {theirs / mine:>6.2f} {spread:>13} "
-                        f"{mine / batch / size**2 * 1e9:>10.1f} {difference:>12.1e}",
+                        f"{definition:<10} {dtype:<6} {kind:<8} {size:>5} {batch:>2} {mine / batch * 1e3:>9.2f}"
+                        f" {theirs / batch * 1e3:>9.2f} {theirs / mine:>6.2f} {spread:>13} "
+                        f"{mine / batch / size**2 * 1e9:>10.1f} {difference:>9.1e}",
                         flush=True,
                     )
-    print("ms and ns/px are per picture; constant ns/px over the sizes = cost linear in the pixels. "
-          "spread: quartiles of the ratio over the repeats.")
+    print(
+        "ms and ns/px are per picture; constant ns/px over the sizes = cost linear in the pixels. "
+        "spread: quartiles of the ratio over the repeats."
+    )
 
 
 def _interleaved(first, second, repeats: int, seconds: float) -> list[tuple[float, float]]:
@@ -132,8 +137,11 @@ def _as_bytes(image):
 
 
 def _print_memory(threads: int) -> None:
-    print(f"\n{'definition':<10} {'px':>5} {'who':<6} " + " ".join(f"{f'B={b} MiB':>9}" for b in MEMORY_BATCHES)
-          + "   (growth of peak memory over the input)")
+    print(
+        f"\n{'definition':<10} {'px':>5} {'who':<6} "
+        + " ".join(f"{f'B={b} MiB':>9}" for b in MEMORY_BATCHES)
+        + "   (growth of peak memory over the input)"
+    )
     for definition in ("reference", "paper"):
         for who in ("ours", "recipe"):
             grown = []
@@ -142,7 +150,10 @@ def _print_memory(threads: int) -> None:
                 command += ["--memory", f"{who},{definition},1024,{batch}"]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 grown.append(float(done.stdout))
-            print(f"{definition:<10} {1024:>5} {who:<6} " + " ".join(f"{value:>9.0f}" for value in grown), flush=True)
+            print(
+                f"{definition:<10} {1024:>5} {who:<6} " + " ".join(f"{value:>9.0f}" for value in grown),
+                flush=True,
+            )
 
 
 def _memory_growth(who: str, definition: str, size: str, batch: str) -> float:
@@ -156,7 +167,9 @@ def _memory_growth(who: str, definition: str, size: str, batch: str) -> float:
     from realism_core.irs import score
 
     def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            2**20 if sys.platform == "darwin" else 2**10
+        )
 
     profile = _profile_for(definition)
     means = tuple(profile.means.tolist())
@@ -224,7 +237,7 @@ def _print_profile(sizes: list[int], batches: list[int]) -> None:
 
 
 def _profile_for(definition: str):
-    """Return the shipped profile, or one fitted to the mosaics while there is none (a time does not depend on it)."""
+    """Return the shipped profile, or one fitted to the mosaics while there is none."""
     import torch
 
     from realism_core.irs import Profile
@@ -255,7 +268,9 @@ def _machine(threads: int) -> str:
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        models = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        ]
         processor = models[0] if models else processor
     return (
         f"{platform.system()} {processor}, {os.cpu_count()} cores, {threads} threads for both, "

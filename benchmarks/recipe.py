@@ -1,7 +1,7 @@
 """The research recipe of the Image Realism Score in OpenCV, scikit-image and numpy: the peer we compare with.
 
-Written from science.md section 1 once, for tests (equality) and benchmarks (time). One uint8 RGB picture at a time, as
-the research code works. Nothing here imports realism_core.
+Written from science.md section 1 once, for tests (equality) and benchmarks (time). One uint8 RGB picture at
+a time, as the research code works. Nothing here imports realism_core.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ PAPER_SIDE = 512
 REFERENCE_MEANS = (0.11623, 418.309, 0.04643, 3317.952377, 96.773)
 
 
-def recipe_measures(rgb: np.ndarray, definition: str = "reference") -> tuple[float, float, float, float, float]:
+def recipe_measures(
+    rgb: np.ndarray, definition: str = "reference"
+) -> tuple[float, float, float, float, float]:
     """Return edge density, GLCM contrast, GLCM energy, blur variance, mean spectrum of uint8 RGB [H,W,3]."""
     if definition == "reference":
         return reference_measures(rgb)

@@ -138,7 +138,12 @@ class ComfyClient:
             session.ws_connect(f"{self.url}/ws?clientId={client_id}", max_msg_size=0) as socket_,
         ):
             body = {"prompt": prompt, "client_id": client_id, "extra_data": extra_data or {}}
-            prompt_id = self.post("/prompt", body)["prompt_id"]
+            answer = self.post("/prompt", body)
+            if answer.get("node_errors"):
+                # ComfyUI runs what is left of the graph and says so only here
+                self.post("/interrupt", {})
+                raise ServerError(f"ComfyUI left out nodes: {json.dumps(answer['node_errors'])[:2000]}")
+            prompt_id = answer["prompt_id"]
             while not (
                 events and events[-1][0] in LAST_EVENTS and events[-1][1].get("prompt_id") == prompt_id
             ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -9,6 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from .comfyui import Install
 from .environment import ROOT, cache_folder
@@ -36,10 +39,10 @@ def main(install: Install) -> int:
                 base / "input" / INPUTS, demo_generated(cache_folder(), sys.executable)
             )
             say(f"Running {WORKFLOW.name} on {len(pictures_in(base / 'input' / INPUTS))} pictures")
-            run = run_workflow(server, WORKFLOW)
+            run_workflow(server, WORKFLOW)
             if OUTPUT.exists():
                 shutil.rmtree(OUTPUT)
-            rows = collect(server, run, OUTPUT)
+            rows = collect(server, OUTPUT)
         write_report(rows, generated, OUTPUT)
     finally:
         if (base / "server.log").is_file():
@@ -77,42 +80,41 @@ def run_workflow(server: ComfyServer, file: Path) -> Run:
     return run
 
 
-def collect(server: ComfyServer, run: Run, out: Path) -> list[dict[str, Any]]:
-    """Copy what the workflow saved to a folder; returns the rows of all manifests found there.
+def collect(server: ComfyServer, out: Path) -> list[dict[str, Any]]:
+    """Copy what the workflow saved to a folder; returns the rows of its manifests with the side they passed to.
 
-    A manifest is a JSON file {"images": [row, ...]} or [row, ...]; a row has at least "file".
+    ComfyUI's folder loader hands on no file names, so pictures are told apart by their pixels.
     """
-    shutil.copytree(server.base / "output", out)
+    shutil.copytree(server.base / "output" / INPUTS, out)
+    sources = {pixels(file): file.name for file in pictures_in(server.base / "input" / INPUTS)}
     rows: list[dict[str, Any]] = []
-    for manifest in sorted(out.rglob("*.json")):
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        rows += content.get("images", []) if isinstance(content, dict) else content
+    for side in ("passed", "rejected"):
+        for manifest in sorted((out / side).glob("*manifest.json")):
+            for row in json.loads(manifest.read_text(encoding="utf-8"))["images"]:
+                source = sources[pixels(out / side / row["file"])]
+                rows.append({**row, "file": f"{side}/{row['file']}", "source": source, "passed": side == "passed"})
     return rows
 
 
+def pixels(file: Path) -> str:
+    """A picture's content, whatever file format it lies in."""
+    with Image.open(file) as image:
+        return hashlib.sha256(image.convert("RGB").tobytes() + repr(image.size).encode()).hexdigest()
+
+
 def write_report(rows: list[dict[str, Any]], generated: dict[str, Picture], out: Path) -> None:
-    """Write report.json and print it as a table."""
+    """Write report.json and print it as a table, real photographs first."""
     report = []
     for row in rows:
-        picture = generated.get(Path(row.get("source") or row["file"]).name)
-        report.append(
-            {
-                "file": row["file"],
-                "kind": "generated" if picture else "real",
-                "model": picture.model if picture else None,
-                "irs": row.get("irs"),
-                "typicality": row.get("typicality"),
-                "passed": row.get("passed"),
-            }
-        )
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    say(f"\n{'picture':<34} {'kind':<10} {'model':<28} {'IRS':>10} {'typicality':>11}  gate")
+        picture = generated.get(row["source"])
+        report.append({"kind": "generated" if picture else "real", "model": picture and picture.model, **row})
+    report.sort(key=lambda row: (row["kind"] != "real", row["source"]))
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    say(f"\n{'picture':<22} {'kind':<10} {'model':<32} {'IRS':>7} {'typicality':>11}  gate")
     for row in report:
-        irs, typicality = (
-            f"{row[k]:.4g}" if isinstance(row[k], (int, float)) else "-" for k in ("irs", "typicality")
-        )
+        irs, typicality = (f"{row[k]:.3f}" if row[k] is not None else "-" for k in ("irs", "typicality"))
         gate = "passed" if row["passed"] else "rejected"
         say(
-            f"{row['file'][-34:]:<34} {row['kind']:<10} {(row['model'] or '')[:28]:<28} "
-            f"{irs:>10} {typicality:>11}  {gate}"
+            f"{row['source'][:22]:<22} {row['kind']:<10} {(row['model'] or '')[:32]:<32} "
+            f"{irs:>7} {typicality:>11}  {gate}"
         )

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-# only these decoders run, whatever a file is called: others of Pillow's start programs (EPS) or are little tested
+# only these decoders run, whatever a file is called: others of Pillow's start programs (EPS)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -165,7 +165,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "F":
         raise PictureError(
-            f"{path} holds floating-point pixels, whose range is not known: save it as an 8-bit or 16-bit picture."
+            f"{path} holds floating-point pixels, whose range is unknown: save it with 8 or 16 bits."
         )
     if image.mode.startswith("I"):
         grey = np.asarray(image)
@@ -240,7 +240,7 @@ def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _natural(name: str) -> tuple:
-    # split() alternates text and digits, so that text never meets a number; the name itself settles "a1" and "A01"
+    # split() alternates text and digits, so text never meets a number; the name settles "a1" and "A01"
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 

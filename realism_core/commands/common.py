@@ -26,7 +26,7 @@ def add_definition(parser: argparse.ArgumentParser) -> None:
     """Declare which measures are taken."""
     parser.add_argument(
         "--definition", choices=tuple(DEFINITIONS), default="reference",
-        help="the research code's measures at native size, or the paper's at 512 pixels (default: reference)",
+        help="the research code's measures at native size, or the paper's at 512 px (default: reference)",
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def load_profile(args: argparse.Namespace) -> Profile:
 def scored_rows(
     paths: Iterable[Path], definition: str, profile: Profile, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[Path, Row | PictureError]]:
-    """Yield each picture with its row of the score table, or with why it has none, as soon as it is scored."""
+    """Yield each picture with its row of the score table, or why it has none, as soon as it is scored."""
     for path, picture in read_batches(paths):
         if isinstance(picture, PictureError):
             yield path, picture
@@ -60,10 +60,8 @@ def scored_rows(
             images = check_images(picture[None], str(path))
             yield path, score_table(images, columns, profile, definition).rows()[0]
         except (ValueError, RuntimeError, MemoryError) as error:
-            # one at a time: a batch would not give the same last digits, nor its rows as soon as they are there
-            reason = (
-                str(error) if isinstance(error, ValueError) else f"{path} could not be scored ({error})."
-            )
+            # one at a time: a batch would not give the same last digits, nor each row at once
+            reason = str(error) if isinstance(error, ValueError) else f"{path} could not be scored ({error})."
             yield path, PictureError(reason)
 
 

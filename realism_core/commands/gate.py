@@ -48,9 +48,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--low", type=float, metavar="V", help="the lower end of the band")
     parser.add_argument("--high", type=float, metavar="V", help="the upper end of the band")
-    parser.add_argument(
-        "--keep", choices=("high", "low"), help="which end is the better one (default: high)"
-    )
+    parser.add_argument("--keep", choices=("high", "low"), help="which end is the better one (default: high)")
     parser.add_argument("--passed", required=True, metavar="DIR", help="folder for what passes")
     parser.add_argument("--rejected", required=True, metavar="DIR", help="folder for the rest")
     modes = parser.add_mutually_exclusive_group()
@@ -71,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     _check_options(args)
     profile = load_profile(args)
     gate = FolderGate(
-        args.paths, args.passed, args.rejected, args.rule, args.value, args.low, args.high, args.keep or "high",
+        args.paths, args.passed, args.rejected, args.rule,
+        value=args.value, low=args.low, high=args.high, keep=args.keep or "high",
         mode=args.mode, metric=args.metric,
     )  # fmt: skip
     paths = find_pictures(args.paths, skip=(args.passed, args.rejected))
@@ -88,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         clear_progress()
         print(
-            f"\nrealism: stopped after {plural(tally.total)}; nothing is half written or lost. Start the same command again "
-            "to go on.",
+            f"\nrealism: stopped after {plural(tally.total)}; nothing is half written or lost. "
+            "Start the same command again to go on.",
             file=sys.stderr,
         )
         return 130

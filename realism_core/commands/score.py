@@ -68,9 +68,7 @@ def run(args: argparse.Namespace) -> int:
                 else:
                     print(line(path, row), flush=True)
         except KeyboardInterrupt:
-            print(
-                f"\nrealism: stopped after {plural(scored)}; all lines written are whole.", file=sys.stderr
-            )
+            print(f"\nrealism: stopped after {plural(scored)}; all lines written are whole.", file=sys.stderr)
             return 130
     if unusable:
         print(f"realism: {plural(scored)} scored, {unusable} could not be.", file=sys.stderr)

@@ -75,7 +75,7 @@ def _read(reader: IO[bytes], source: Path) -> bytes:
 
 
 def same_bytes(source: Path, target: Path) -> bool:
-    """Tell whether the target is a file of its own with the source's bytes; one that cannot be read is not."""
+    """Tell whether the target is a file of its own with the source's bytes (not so if it cannot be read)."""
     size = _size(source)
     if target.is_symlink() or not target.is_file() or _size(target) != size:
         return False
@@ -98,9 +98,7 @@ def _size(path: Path) -> int:
     try:
         return os.stat(path).st_size
     except OSError as error:
-        raise PictureError(
-            f"{path} cannot be read any more ({error.strerror}): is it being moved?"
-        ) from None
+        raise PictureError(f"{path} cannot be read any more ({error.strerror}): is it being moved?") from None
 
 
 def same_file(one: Path, other: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A gate on files: each picture goes to the passed or to the rejected folder, and none is lost on the way."""
+"""A gate on files: each picture goes to the passed or to the rejected folder, and none is lost."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ class FolderGate:
             return self._leave(path, str(error))
         except OSError as error:
             raise PlaceError(
-                f"{error.filename2 or error.filename or wanted} cannot be written ({error.strerror}): make room or "
-                f"choose another folder; {path} is where it was."
+                f"{error.filename2 or error.filename or wanted} cannot be written ({error.strerror}): "
+                f"make room or choose another folder; {path} is where it was."
             ) from None
         placed = Placed(path, decision, value, action, target)
         # the record comes first: killed in between, the next run finds the copy and finishes the move
@@ -163,8 +163,8 @@ class FolderGate:
                 continue
             except OSError as error:
                 raise PlaceError(
-                    f"no symbolic link can be made at {target} ({error.strerror}): this file system or account does "
-                    "not allow it; use --copy."
+                    f"no symbolic link can be made at {target} ({error.strerror}): this file system or "
+                    "account does not allow it; use --copy."
                 ) from None
             return target, ACTIONS["link"]
         raise AssertionError("numbered() never ends")
@@ -203,13 +203,14 @@ def _check_folders(roots: Sequence[str | os.PathLike], folders: dict[str, Path])
     for one, other in (("passed", "rejected"), ("rejected", "passed")):
         if is_inside(real[one], [real[other]]):
             raise ValueError(
-                f"the {one} folder {folders[one]} is or lies in the {other} folder {folders[other]}: use two folders side "
-                "by side."
+                f"the {one} folder {folders[one]} is or lies in the {other} folder {folders[other]}: "
+                "use two folders side by side."
             )
     for root in roots:
         base = root if os.path.lexists(root) else fixed_part(os.fspath(root)) or "."
         for name, folder in folders.items():
             if is_inside(base, [real[name]]):
                 raise ValueError(
-                    f"{root} is to be scored but is or lies in the {name} folder {folder}: choose another {name} folder."
+                    f"{root} is to be scored but is or lies in the {name} folder {folder}: "
+                    f"choose another {name} folder."
                 )

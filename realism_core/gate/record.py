@@ -49,8 +49,8 @@ class Record:
             self._write((os.fspath(placed.path), placed.decision, self.metric, value, placed.action, target))
         except OSError as error:
             raise PlaceError(
-                f"the record {self.path} cannot be written ({error.strerror}): make room and run the command again; "
-                "pictures placed already are recognised."
+                f"the record {self.path} cannot be written ({error.strerror}): make room and run "
+                "the command again; pictures placed already are recognised."
             ) from None
 
     def _write(self, row: tuple[str, ...]) -> None:

@@ -31,5 +31,9 @@ def _variance(values: Tensor, mask: Tensor | None) -> Tensor:
     else:
         mask = mask.flatten(1)
         values, square, count = values * mask, square * mask, mask.sum(1)
-    total = values.sum(1, dtype=torch.int64).double()
-    return (square.sum(1, dtype=torch.int64).double() - total * total / count) / count
+    total = values.sum(1, dtype=torch.int64)
+    whole = total.div(count, rounding_mode="floor")
+    rest = total - whole * count
+    # in integers up to the last, small term: a flat picture has exactly no variance, a nearly flat one all its digits
+    spread = square.sum(1, dtype=torch.int64) - whole * whole * count - 2 * whole * rest
+    return (spread.double() - rest.double() ** 2 / count) / count

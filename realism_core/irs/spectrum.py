@@ -38,7 +38,7 @@ def mean_magnitude_spectrum(grey: Tensor) -> Tensor:
     half = _magnitude(torch.fft.rfft2(grey.double()))
     width = grey.shape[2]
     mirrored = half[:, :, 1 : (width + 1) // 2]
-    return (half.sum((1, 2)) + mirrored.sum((1, 2))) / (grey.shape[1] * width)
+    return (half.sum(2).sum(1) + mirrored.sum(2).sum(1)) / (grey.shape[1] * width)
 
 
 def _row_log_sums(rows: Tensor) -> Tensor:

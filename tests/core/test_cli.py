@@ -186,9 +186,7 @@ def test_a_path_with_dots_is_a_path(run, folder: Path) -> None:
     assert json.loads(lines[0])["path"].endswith("in/../in/3.png")
 
 
-def test_the_shipped_profile_is_the_default(
-    run, folder: Path, profiles, tmp_path: Path, monkeypatch
-) -> None:
+def test_the_shipped_profile_is_the_default(run, folder: Path, profiles, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "photographs-reference.json").write_bytes(profiles["reference"].read_bytes())
     monkeypatch.setattr(profile_module, "SHIPPED", tmp_path)
     profile_module._load_shipped.cache_clear()
@@ -331,9 +329,7 @@ def test_fit_with_too_few_or_with_max_side(run, folder: Path, tmp_path: Path) ->
     assert "at least 5 usable pictures" in err
     assert not (tmp_path / "p.json").exists()
     assert run("profile", "fit", folder, "-o", tmp_path / "p.json", "--max-side", "8")[0] == 2
-    assert (
-        run("profile", "fit", folder, "-o", tmp_path / "p.json", "--max-side", "64", "--name", "p")[0] == 0
-    )
+    assert run("profile", "fit", folder, "-o", tmp_path / "p.json", "--max-side", "64", "--name", "p")[0] == 0
     batches = [read_picture(folder / f"{i}.png", max_side=64)[None] for i in range(1, 13)]
     assert Profile.fit(batches, name="p").to_dict() == json.loads((tmp_path / "p.json").read_text())
 
@@ -378,9 +374,9 @@ def test_gate_follows_the_scores(run, folder: Path, tmp_path: Path) -> None:
     assert [float(row["value"]) for row in record] == [row["irs"] for row in rows]
     assert lines[12] == f"7 passed -> {tmp_path / 'good'}, 5 rejected -> {tmp_path / 'odd'} (12 copied)"
     assert lines[14] == f"record: {tmp_path / 'realism-gate.csv'}"
-    again = run(
-        "gate", folder, "--metric", "irs", "--rule", "threshold", "--value", limit, *sides(tmp_path)
-    )[1]
+    again = run("gate", folder, "--metric", "irs", "--rule", "threshold", "--value", limit, *sides(tmp_path))[
+        1
+    ]
     assert "(12 already there)" in again[12]
 
 
@@ -414,9 +410,7 @@ def test_gate_links(run, folder: Path, tmp_path: Path) -> None:
     assert run("gate", folder, *TOP_2, "--link", *sides(tmp_path))[0] == 0
     links = list((tmp_path / "good").iterdir())
     assert len(links) == 2
-    assert all(
-        link.is_symlink() and link.read_bytes() == (folder / link.name).read_bytes() for link in links
-    )
+    assert all(link.is_symlink() and link.read_bytes() == (folder / link.name).read_bytes() for link in links)
 
 
 @pytest.mark.parametrize(
@@ -461,7 +455,8 @@ def test_gate_into_the_scored_folder(run, folder: Path, tmp_path: Path) -> None:
 def start(*argv: object) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "realism_core", *map(str, argv)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 

@@ -30,9 +30,7 @@ def put(path: Path, data: bytes) -> Path:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
 
 
@@ -333,7 +331,8 @@ TREE = st.dictionaries(NAMES, BYTES, max_size=6)
 @settings(max_examples=120, deadline=None)
 @given(
     first=TREE, second=TREE, passed=TREE, rejected=TREE,
-    mode=st.sampled_from(["copy", "move", "link"]), verdicts=st.lists(st.booleans(), min_size=12, max_size=12),
+    mode=st.sampled_from(["copy", "move", "link"]),
+    verdicts=st.lists(st.booleans(), min_size=12, max_size=12),
 )  # fmt: skip
 def test_no_file_is_lost_or_overwritten(first, second, passed, rejected, mode, verdicts) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -394,7 +393,8 @@ def test_sigkill_at_any_moment_of_a_move_loses_nothing(tmp_path: Path) -> None:
         put(tmp_path / "in" / name, data)
     helper = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     killed = 0
     with helper:

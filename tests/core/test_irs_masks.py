@@ -15,7 +15,7 @@ from tests.core.textures import TEXTURES, scenes, texture
 
 
 def masked_recipe(rgb: np.ndarray, mask: np.ndarray) -> tuple[float, ...]:
-    """Edges found on the whole and counted inside, pairs with both inside, rows weighted by their masked share."""
+    """Edges of the whole counted inside, pairs with both inside, rows weighted by their masked share."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_BGR2GRAY)
     edges = cv2.Canny(grey, 100, 200) > 0
     luma = np.array(Image.fromarray(rgb).convert("L")).astype(np.int64)
@@ -63,7 +63,11 @@ def test_masked_measures(kind: str, shape: str) -> None:
 def test_a_full_mask_is_no_mask() -> None:
     images = torch.from_numpy(np.stack([texture(kind, 4, 50, 71) for kind in TEXTURES]))
     plain = measure(images)
-    for mask in (torch.ones(50, 71), torch.ones(1, 50, 71), torch.ones(len(images), 50, 71, dtype=torch.bool)):
+    for mask in (
+        torch.ones(50, 71),
+        torch.ones(1, 50, 71),
+        torch.ones(len(images), 50, 71, dtype=torch.bool),
+    ):
         for name, masked, whole in zip(Measures._fields, measure(images, mask=mask), plain, strict=True):
             torch.testing.assert_close(masked, whole, rtol=1e-12, atol=0, msg=name)
 
@@ -87,12 +91,15 @@ def test_what_lies_outside_the_mask_counts_only_through_the_rows_of_the_spectrum
     mask[30:] = 1
     before, after = (measure(torch.from_numpy(each)[None], mask=mask) for each in (rgb, changed))
     assert [a.item() for a in after] == [b.item() for b in before]
-    assert measure(torch.from_numpy(changed)[None]).glcm_contrast != measure(torch.from_numpy(rgb)[None]).glcm_contrast
+    assert (
+        measure(torch.from_numpy(changed)[None]).glcm_contrast
+        != measure(torch.from_numpy(rgb)[None]).glcm_contrast
+    )
 
 
 @pytest.mark.parametrize("shape", [(20, 1), (1, 20)], ids=["column", "row"])
 def test_a_mask_one_pixel_wide_gives_a_number_or_says_why_not(shape: tuple[int, int]) -> None:
-    """A single column holds no pair of horizontal neighbours: no score may come out without a reason given."""
+    """A single column holds no horizontal pair: no score may come out without a reason given."""
     images = torch.from_numpy(texture("noise", 1, 40, 40))[None]
     mask = torch.zeros(40, 40)
     mask[5 : 5 + shape[0], 7 : 7 + shape[1]] = 1

@@ -36,8 +36,9 @@ def assert_like_recipe(ours: Measures, recipe: tuple, slack: float = 0.0) -> Non
 def spectrum_slack(rgb: np.ndarray) -> float:
     """How far rounding may move the logarithmic spectrum of a picture whose rows have vanishing terms.
 
-    Such a term is 20 ln(1e-8) exactly, but a transform leaves rounding noise there, of about 2^-52 times the row's
-    sum, and another transform another noise. Found with numpy's extended precision; 0 for pictures without them.
+    Such a term is 20 ln(1e-8) exactly, but a transform leaves rounding noise there, of about 2^-52 times
+    the row's sum, and another transform another noise. Found with numpy's extended precision; 0 for
+    pictures without them.
     """
     terms = np.abs(np.fft.fft2(rgb.astype(np.longdouble)))
     noise = 2.0**-52 * rgb.sum((1, 2), dtype=np.float64)
@@ -134,7 +135,9 @@ def test_extremes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [(3, 3), (64, 64), (777, 1111), (1023, 1025)], ids=str)
-@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (254, 254, 254), (127, 127, 127), (10, 200, 30)], ids=str)
+@pytest.mark.parametrize(
+    "colour", [(0, 0, 0), (255, 255, 255), (254, 254, 254), (127, 127, 127), (10, 200, 30)], ids=str
+)
 def test_flat_pictures_measure_exactly_nothing(size: tuple[int, int], colour: tuple) -> None:
     rgb = np.empty((*size, 3), np.uint8)
     rgb[:] = colour
@@ -168,7 +171,7 @@ def test_edges_of_any_picture_and_thresholds(grey: np.ndarray, first: int, secon
             assert np.array_equal(edges[0], cv2.Canny(grey, low, high) > 0)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(arrays(np.uint8, st.tuples(st.integers(3, 9), st.integers(3, 9), st.just(3))))
 def test_measures_of_any_picture(rgb: np.ndarray) -> None:
     planes = planes_of(rgb)
@@ -181,10 +184,16 @@ def test_every_colour_of_a_coarse_cube_turns_grey_like_opencv_and_pillow() -> No
     from PIL import Image
 
     steps = np.unique(np.r_[0:256:5, 255, 1, 254])
-    cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), 3).astype(np.uint8).reshape(len(steps), -1, 3)
+    cube = (
+        np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), 3)
+        .astype(np.uint8)
+        .reshape(len(steps), -1, 3)
+    )
     planes = planes_of(cube)
     assert np.array_equal(opencv_grey(planes)[0].numpy(), cv2.cvtColor(cube, cv2.COLOR_RGB2GRAY))
-    assert np.array_equal(opencv_grey(planes, swapped=True)[0].numpy(), cv2.cvtColor(cube, cv2.COLOR_BGR2GRAY))
+    assert np.array_equal(
+        opencv_grey(planes, swapped=True)[0].numpy(), cv2.cvtColor(cube, cv2.COLOR_BGR2GRAY)
+    )
     assert np.array_equal(pillow_grey(planes)[0].numpy(), np.array(Image.fromarray(cube).convert("L")))
 
 

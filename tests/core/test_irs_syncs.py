@@ -18,9 +18,19 @@ from realism_core.irs.score import score
 from tests.core.textures import scenes, texture
 
 # an accelerator's host waits for each of these: it needs a value, or the size of the result
-WAITING = ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "equal", "unique", "_unique2", "unique_consecutive")
-# Finiteness, candidates, peaks, strong ones, what they hold on to, edges, co-occurrence, the mask: at most one each.
-# Hysteresis asks once in canny.ROUNDS_PER_CHECK rounds; pointer jumping ends in about log2(longest edge) rounds.
+WAITING = (
+    "_local_scalar_dense",
+    "nonzero",
+    "bincount",
+    "masked_select",
+    "equal",
+    "unique",
+    "_unique2",
+    "unique_consecutive",
+)
+# Finiteness, candidates, peaks, strong ones, what they hold on to, edges, co-occurrence, the mask: at most
+# one each. Hysteresis asks once in canny.ROUNDS_PER_CHECK rounds; pointer jumping ends in about
+# log2(longest edge) rounds.
 FIXED_WAITS = 8
 HYSTERESIS_WAITS = 4
 
@@ -43,17 +53,24 @@ class Counting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def counted(name: str, counting: Counting):
+    """Return the tensor's method, counting its calls."""
+    method = getattr(torch.Tensor, name)
+
+    def call(self, *args, **kwargs):
+        counting.waits[name] += 1
+        return method(self, *args, **kwargs)
+
+    return call
+
+
 def count(call, monkeypatch: pytest.MonkeyPatch) -> Counting:
-    """Run the call as on an accelerator; methods that hand tensors to the host without an operator count too."""
+    """Run the call as on an accelerator; methods that hand tensors to the host count too."""
     with monkeypatch.context() as patch:
         patch.setattr(canny, "_hysteresis", canny._pointer_hysteresis)
         counting = Counting()
         for name in ("numpy", "tolist", "cpu", "__array__"):
-            def counted(self, *args, name=name, method=getattr(torch.Tensor, name), **kwargs):
-                counting.waits[name] += 1
-                return method(self, *args, **kwargs)
-
-            patch.setattr(torch.Tensor, name, counted)
+            patch.setattr(torch.Tensor, name, counted(name, counting))
         with counting:
             call()
     return counting
@@ -61,11 +78,17 @@ def count(call, monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 def pictures(batch: int, side: int = 64) -> torch.Tensor:
     """The same picture again and again, so that the content asks for the same number of rounds."""
-    return torch.from_numpy(texture("blurred", 3, side, side)).float().div(255).expand(batch, -1, -1, -1).contiguous()
+    return (
+        torch.from_numpy(texture("blurred", 3, side, side))
+        .float()
+        .div(255)
+        .expand(batch, -1, -1, -1)
+        .contiguous()
+    )
 
 
 def spiral(side: int) -> torch.Tensor:
-    """One weak line that winds inwards, strong at its outer end only: the longest way that hysteresis can go."""
+    """One weak line that winds inwards, strong at its outer end only: hysteresis goes the longest way."""
     picture = np.zeros((side, side, 3), np.uint8)
     low, high = 2, side - 3
     while high - low > 12:
@@ -94,10 +117,12 @@ def test_the_host_waits_as_often_for_eight_pictures_as_for_one(definition, profi
 
 @pytest.mark.parametrize("definition", ["reference", "paper"])
 def test_eight_pictures_take_the_operators_of_two(definition, profiles, monkeypatch) -> None:
-    """No Python loop over pictures, with a mask or without; a batch of one needs no offsets between pictures."""
+    """No Python loop over pictures, masked or not; a batch of one needs no offsets between pictures."""
     for mask in (None, torch.ones(64, 64)) if definition == "reference" else (None,):
         one, two, eight = (
-            count(lambda n=n, m=mask: score(pictures(n), definition, profiles[definition], m), monkeypatch).operators
+            count(
+                lambda n=n, m=mask: score(pictures(n), definition, profiles[definition], m), monkeypatch
+            ).operators
             for n in (1, 2, 8)
         )
         assert two == eight, (two - eight, eight - two)

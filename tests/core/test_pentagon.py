@@ -1,4 +1,4 @@
-"""Radii and area: the checks of science.md 1.2, both orders and sets of constants, and when there is no score."""
+"""Radii and area: the checks of science.md 1.2, both definitions, and when there is no score."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def row(*values: float) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def profiles() -> dict[str, Profile]:
-    images = torch.from_numpy(np.stack([rgb[:256, :256] for name, rgb in photographs().items() if min(rgb.shape[:2]) > 255]))
+    images = torch.from_numpy(
+        np.stack([rgb[:256, :256] for name, rgb in photographs().items() if min(rgb.shape[:2]) > 255])
+    )
     return {definition: Profile.fit(images, definition, "test") for definition in DEFINITIONS}
 
 
@@ -60,7 +62,9 @@ def test_areas_by_hand(a: float, b: float, c: float, d: float, e: float) -> None
 
 @settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 65025), st.floats(1e-5, 1), st.floats(1e-3, 16256), st.floats(-368, 300))
-def test_reference_radii_by_hand(ced: float, contrast: float, energy: float, variance: float, spectrum: float) -> None:
+def test_reference_radii_by_hand(
+    ced: float, contrast: float, energy: float, variance: float, spectrum: float
+) -> None:
     found = radii(row(ced, contrast, energy, variance, spectrum), "reference")[0].tolist()
     assert found == pytest.approx(
         [
@@ -108,7 +112,9 @@ def test_a_batch_scores_bit_for_bit_like_its_pictures(definition: str, profiles:
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @pytest.mark.parametrize("size", [(3, 3), (100, 101), (777, 1111)], ids=str)
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (254, 254, 254), (10, 200, 30)], ids=str)
-def test_flat_pictures_have_no_score(definition: str, size: tuple, colour: tuple, profiles: dict[str, Profile]) -> None:
+def test_flat_pictures_have_no_score(
+    definition: str, size: tuple, colour: tuple, profiles: dict[str, Profile]
+) -> None:
     images = torch.empty(1, *size, 3, dtype=torch.uint8)
     images[:] = torch.tensor(colour, dtype=torch.uint8)
     found = score(images, definition, profiles[definition])

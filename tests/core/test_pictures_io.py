@@ -194,7 +194,7 @@ def test_float_and_32_bit_pixels_are_refused(tmp_path: Path) -> None:
     put(tmp_path / "float.tif", noise(channels=1).astype(np.float32))
     put(tmp_path / "deep.tif", noise(channels=1).astype(np.int32) * 70000)
     put(tmp_path / "narrow.tif", noise(channels=1).astype(np.int32) * 256)
-    with pytest.raises(PictureError, match=r"float\.tif holds floating-point pixels.*save it as"):
+    with pytest.raises(PictureError, match=r"float\.tif holds floating-point pixels.*save it with"):
         read_picture(tmp_path / "float.tif")
     with pytest.raises(PictureError, match=r"deep\.tif holds 32-bit pixels"):
         read_picture(tmp_path / "deep.tif")

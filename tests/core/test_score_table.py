@@ -23,7 +23,9 @@ B = Column("b", "ratio", "middle", -math.inf, math.inf)
 
 
 def table(*rows: tuple[float, float]) -> ScoreTable:
-    return ScoreTable((A, B), torch.tensor(rows or [(0.5, 2.0)], dtype=torch.float64), {"definition": "reference"})
+    return ScoreTable(
+        (A, B), torch.tensor(rows or [(0.5, 2.0)], dtype=torch.float64), {"definition": "reference"}
+    )
 
 
 def same(left: ScoreTable, right: ScoreTable) -> bool:
@@ -75,14 +77,16 @@ def test_tables_are_joined_only_if_their_columns_agree() -> None:
     joined = ScoreTable.concat([first, second])
     assert same(joined, table((0.1, 1.0), (0.2, 2.0), (0.3, math.nan)))
     assert same(ScoreTable.concat([joined[:1], joined[1:]]), joined)
-    with pytest.raises(ValueError, match="columns b, a cannot follow scores with a, b: score all pictures with the same"):
+    with pytest.raises(
+        ValueError, match="columns b, a cannot follow scores with a, b: score all pictures with the same"
+    ):
         ScoreTable.concat([first, ScoreTable((B, A), torch.zeros(1, 2, dtype=torch.float64))])
     with pytest.raises(ValueError):
         ScoreTable.concat([])
 
 
 def test_tables_made_with_another_definition_are_not_joined() -> None:
-    """A number under `paper` is not comparable with one under `reference`, though the column has the same name."""
+    """A number under `paper` is not comparable with one under `reference`, though columns share names."""
     other = ScoreTable((A, B), table().values, {"definition": "paper"})
     with pytest.raises(ValueError, match="definition|profile|same node"):
         ScoreTable.concat([table(), other])
@@ -100,7 +104,9 @@ def tables(draw: st.DrawFn) -> ScoreTable:
     numbers = st.floats(allow_nan=True, allow_infinity=False)
     rows = draw(st.lists(st.lists(numbers, min_size=len(names), max_size=len(names)), max_size=5))
     values = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(names))
-    return ScoreTable(columns, values, draw(st.dictionaries(WORDS, st.one_of(WORDS, st.integers(), st.none()))))
+    return ScoreTable(
+        columns, values, draw(st.dictionaries(WORDS, st.one_of(WORDS, st.integers(), st.none())))
+    )
 
 
 @settings(deadline=None)
@@ -128,7 +134,10 @@ def test_json_has_null_where_a_score_does_not_apply() -> None:
         (lambda data: {**data, "format": "x"}, "are not of format"),
         (lambda data: {**data, "version": 2}, "are not of format"),
         (lambda data: {key: value for key, value in data.items() if key != "rows"}, "the scores are damaged"),
-        (lambda data: {key: value for key, value in data.items() if key != "columns"}, "the scores are damaged"),
+        (
+            lambda data: {key: value for key, value in data.items() if key != "columns"},
+            "the scores are damaged",
+        ),
         (lambda data: {**data, "rows": [{"a": 1.0}]}, "the scores are damaged"),
         (lambda data: {**data, "rows": [{"a": "much", "b": 1.0}]}, "the scores are damaged"),
         (lambda data: {**data, "rows": 7}, "the scores are damaged"),

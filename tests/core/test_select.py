@@ -73,7 +73,11 @@ def test_best_is_the_first_of_the_best_end(scores: list[float], keep: str) -> No
 
 
 @settings(deadline=None)
-@given(st.lists(st.one_of(FINITE, st.just(math.nan)), min_size=1).filter(lambda s: not all(map(math.isnan, s))), FINITE, FINITE)
+@given(
+    st.lists(st.one_of(FINITE, st.just(math.nan)), min_size=1).filter(lambda s: not all(map(math.isnan, s))),
+    FINITE,
+    FINITE,
+)
 def test_best_of_a_band_is_nearest_to_its_middle(scores: list[float], first: float, second: float) -> None:
     low, high = sorted((first, second))
     middle = (low + high) / 2
@@ -120,12 +124,18 @@ def test_scores_are_not_changed() -> None:
         ({"rule": "band", "low": 1.0}, "rule 'band' needs both low and high: set them"),
         ({"rule": "band", "high": 1.0}, "rule 'band' needs both"),
         ({"rule": "band", "low": math.nan, "high": 1.0}, "rule 'band' needs both"),
-        ({"rule": "band", "low": 2.0, "high": 1.0}, "low is 2 and high 1, so nothing lies between: exchange them"),
+        (
+            {"rule": "band", "low": 2.0, "high": 1.0},
+            "low is 2 and high 1, so nothing lies between: exchange them",
+        ),
         ({"rule": "top_k", "value": 0}, "value is 0; top_k keeps a whole number of pictures: use 1 or more"),
         ({"rule": "top_k", "value": -2}, "value is -2; top_k"),
         ({"rule": "top_k", "value": 1.5}, "value is 1.5; top_k"),
         ({"rule": "top_k", "value": math.inf}, "value is inf; top_k"),
-        ({"rule": "top_fraction", "value": 0}, "value is 0; top_fraction keeps a share: use more than 0 and at most 1"),
+        (
+            {"rule": "top_fraction", "value": 0},
+            "value is 0; top_fraction keeps a share: use more than 0 and at most 1",
+        ),
         ({"rule": "top_fraction", "value": 1.01}, "value is 1.01; top_fraction"),
         ({"rule": "top_fraction", "value": math.inf}, "value is inf; top_fraction"),
     ],
@@ -137,7 +147,9 @@ def test_rules_that_cannot_be_applied_are_refused(arguments: dict, words: str) -
 
 def test_scores_of_another_shape_are_refused() -> None:
     for scores in (torch.ones(2, 2), torch.ones(0), torch.tensor(1.0)):
-        with pytest.raises(ValueError, match=r"scores has shape \(.*give one score for each of at least one picture"):
+        with pytest.raises(
+            ValueError, match=r"scores has shape \(.*give one score for each of at least one picture"
+        ):
             select(scores, "top_k", 1)
         with pytest.raises(ValueError, match="scores has shape"):
             best(scores, "top_k")

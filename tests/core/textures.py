@@ -83,7 +83,9 @@ def scenes(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 @cache
 def photographs() -> dict[str, np.ndarray]:
     """Return at least 20 uint8 RGB pictures made of real photographs, by name."""
-    originals = {name: getattr(data, name)()[..., :3] for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    originals = {
+        name: getattr(data, name)()[..., :3] for name in ("astronaut", "chelsea", "coffee", "rocket")
+    }
     for path in sorted(INPUTS.glob("*.png")):
         originals.setdefault(path.stem, np.array(Image.open(path).convert("RGB")))
     pictures = {}
@@ -94,5 +96,7 @@ def photographs() -> dict[str, np.ndarray]:
         pictures[f"{name} cropped"] = np.ascontiguousarray(rgb[37:-50, 11:-22])
         pictures[f"{name} halved"] = cv2.resize(rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
         pictures[f"{name} enlarged"] = cv2.resize(rgb, (641, 479), interpolation=cv2.INTER_CUBIC)
-    pictures["coffee at 2048x1536"] = cv2.resize(originals["coffee"], (2048, 1536), interpolation=cv2.INTER_CUBIC)
+    pictures["coffee at 2048x1536"] = cv2.resize(
+        originals["coffee"], (2048, 1536), interpolation=cv2.INTER_CUBIC
+    )
     return pictures
