@@ -24,8 +24,9 @@ def main() -> int:
     problems = version_problems(base)
     if base is None:
         problems.append(
-            "this folder is not inside ComfyUI's custom_nodes, so its model and input folders were not found: move the "
-            "pack to ComfyUI/custom_nodes, or set COMFYUI_BASE_DIRECTORY to the folder that holds models and input."
+            "this folder is not inside ComfyUI's custom_nodes, so its model and input folders were not "
+            "found: move the pack to ComfyUI/custom_nodes, or set COMFYUI_BASE_DIRECTORY to the folder that "
+            "holds models and input."
         )
     else:
         problems += prepare(pack, base)
@@ -58,7 +59,9 @@ def prepare(pack: Path, base: Path) -> list[str]:
             if source.suffix != ".md" and not (target / source.name).exists():
                 shutil.copyfile(source, target / source.name)
     except OSError as error:
-        problems.append(f"{error.filename} could not be written ({error.strerror}): check its permissions, run again.")
+        problems.append(
+            f"{error.filename} could not be written ({error.strerror}): check its permissions, run again."
+        )
     return problems
 
 
@@ -72,7 +75,9 @@ def version_problems(base: Path | None) -> list[str]:
         if numbers(torch) < TORCH:
             problems.append(f"torch {torch} is too old: use {dotted(TORCH)} or newer.")
     except metadata.PackageNotFoundError:
-        problems.append("torch is not installed for this Python: run install.py with the Python that runs ComfyUI.")
+        problems.append(
+            "torch is not installed for this Python: run install.py with the Python that runs ComfyUI."
+        )
     comfyui = comfyui_version(base)
     if comfyui and numbers(comfyui) < COMFYUI:
         problems.append(f"ComfyUI {comfyui} is too old: update it to {dotted(COMFYUI)} or newer.")

@@ -1,8 +1,9 @@
 """Fit the profiles that ship with the pack: python dev.py bench fit_profile
 
-Fetches the photographs of devtools/pictures.json (five Debian packages, 215 MB, into the user cache) and writes
-realism_core/irs/profiles/photographs-{reference,paper}.json; the same bytes every time on one machine. The photographs of scikit-image
-are left out, so that the demo, the example workflows and the tests look at pictures the profile never saw.
+Fetches the photographs of devtools/pictures.json (five Debian packages, 215 MB, into the user cache) and
+writes realism_core/irs/profiles/photographs-{reference,paper}.json; the same bytes every time on one machine.
+The photographs of scikit-image are left out, so that the demo, the example workflows and the tests look at
+pictures the profile never saw.
 """
 
 from __future__ import annotations
@@ -18,22 +19,31 @@ from realism_core.irs.profile import SHIPPED
 from realism_core.pictures import read_batches
 
 SOURCES = (
-    "gcompris", "lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "mate-backgrounds", "plasma-workspace-wallpapers"
+    "gcompris",
+    "lomiri-wallpapers-16.04",
+    "lomiri-wallpapers-20.04",
+    "mate-backgrounds",
+    "plasma-workspace-wallpapers",
 )
 MAX_SIDE = 1536
 
 
 def main() -> None:
     pictures = photographs(cache_folder(), sys.executable, SOURCES)
-    counts = ", ".join(f"{count} of {source}" for source, count in Counter(p.source for p in pictures).items())
+    counts = ", ".join(
+        f"{count} of {source}" for source, count in Counter(p.source for p in pictures).items()
+    )
     source = (
-        f"{len(pictures)} photographs ({counts}), picked by eye from Debian packages, decoded by Pillow; a longer side "
-        f"above {MAX_SIDE} px was brought to {MAX_SIDE} (Lanczos). Most had been through lossy WebP or JPEG before. "
-        "Landmarks, animals, landscapes, objects; few portraits. Made by benchmarks/fit_profile.py."
+        f"{len(pictures)} photographs ({counts}), picked by eye from Debian packages, decoded by Pillow; a "
+        f"longer side above {MAX_SIDE} px was brought to {MAX_SIDE} (Lanczos). Most had been through lossy "
+        "WebP or JPEG before. Landmarks, animals, landscapes, objects; few portraits. Made by "
+        "benchmarks/fit_profile.py."
     )
     for definition in DEFINITIONS:
         began = time.perf_counter()
-        batches = (picture[None] for _, picture in read_batches((p.path for p in pictures), max_side=MAX_SIDE))
+        batches = (
+            picture[None] for _, picture in read_batches((p.path for p in pictures), max_side=MAX_SIDE)
+        )
         profile = Profile.fit(batches, definition, f"photographs-{definition}", source)
         path = profile.save(SHIPPED / f"{profile.name}.json")
         quantiles = profile.irs_quantiles[[5, 50, 95]].tolist()

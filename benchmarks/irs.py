@@ -9,8 +9,8 @@ rocket) at native resolution, so that all sizes have the same texture; `noise` i
 case for edges.
 Input: `uint8` is bytes for both. `float` is ComfyUI's IMAGE, float32 0..1: ours takes it as it is, the recipe
 gets the conversion that a ComfyUI node does, np.clip(255. * image, 0, 255).astype(np.uint8).
-Definition `paper` works at 512 x 512: at 512 both get the pictures as they are, at other sizes both resize and
-crop, the recipe with cv2.resize (area when shrinking, bicubic when growing), hence the scores' difference.
+Definition `paper` works at 512 x 512: at 512 both get the pictures as they are, at other sizes both resize
+and crop, the recipe with cv2.resize (area to shrink, bicubic to grow), hence the scores' difference.
 Memory is the growth of ru_maxrss in a fresh process, from after the input was made to after three calls.
 
     python benchmarks/irs.py [--threads 2] [--sizes 256,512,1024,2048] [--batches 1,8] [--quick] [--profile]
@@ -79,7 +79,7 @@ def _print_times(options: argparse.Namespace) -> None:
 
     head = f"{'definition':<10} {'input':<6} {'pictures':<8} {'px':>5} {'B':>2}"
     print(
-        f"{head} {'ours ms':>9} {'recipe ms':>9} {'ratio':>6} {'spread':>13} {'ours ns/px':>10} {'max diff':>9}"
+        f"{head} {'ours ms':>9} {'recipe ms':>9} {'ratio':>6} {'quartiles':>12} {'ns/px':>6} {'max diff':>9}"
     )
     for definition in options.definitions:
         profile = _profile_for(definition)
@@ -103,15 +103,15 @@ def _print_times(options: argparse.Namespace) -> None:
                     ratios = sorted(b / a for a, b in times)
                     quarter = len(ratios) // 4
                     spread = f"{ratios[quarter]:.2f}..{ratios[-1 - quarter]:.2f}"
+                    row = f"{definition:<10} {dtype:<6} {kind:<8} {size:>5} {batch:>2}"
+                    row += f" {mine / batch * 1e3:>9.2f} {theirs / batch * 1e3:>9.2f} {theirs / mine:>6.2f}"
                     print(
-                        f"{definition:<10} {dtype:<6} {kind:<8} {size:>5} {batch:>2} {mine / batch * 1e3:>9.2f}"
-                        f" {theirs / batch * 1e3:>9.2f} {theirs / mine:>6.2f} {spread:>13} "
-                        f"{mine / batch / size**2 * 1e9:>10.1f} {difference:>9.1e}",
+                        f"{row} {spread:>12} {mine / batch / size**2 * 1e9:>6.1f} {difference:>9.1e}",
                         flush=True,
                     )
     print(
         "ms and ns/px are per picture; constant ns/px over the sizes = cost linear in the pixels. "
-        "spread: quartiles of the ratio over the repeats."
+        "quartiles: of the ratio over the repeats."
     )
 
 

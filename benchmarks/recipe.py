@@ -43,14 +43,15 @@ def paper_measures(rgb: np.ndarray) -> tuple[float, float, float, float, float]:
 
 
 def recipe_fit_paper_size(rgb: np.ndarray) -> np.ndarray:
-    """Bring the short side to 512 (area when shrinking, bicubic when growing) and crop the centre square."""
+    """Crop the centre square and bring it to 512 x 512 (area when shrinking, bicubic when growing)."""
     height, width = rgb.shape[:2]
-    short = min(height, width)
-    if short != PAPER_SIDE:
-        size = [max(PAPER_SIDE, round(side * PAPER_SIDE / short)) for side in (width, height)]
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if short > PAPER_SIDE else cv2.INTER_CUBIC)
-    top, left = (rgb.shape[0] - PAPER_SIDE) // 2, (rgb.shape[1] - PAPER_SIDE) // 2
-    return np.ascontiguousarray(rgb[top : top + PAPER_SIDE, left : left + PAPER_SIDE])
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.ascontiguousarray(rgb[top : top + side, left : left + side])
+    if side == PAPER_SIDE:
+        return square
+    kind = cv2.INTER_AREA if side > PAPER_SIDE else cv2.INTER_CUBIC
+    return cv2.resize(square, (PAPER_SIDE, PAPER_SIDE), interpolation=kind)
 
 
 def recipe_radii(measures: tuple, definition: str = "reference", means: tuple | None = None) -> tuple:

@@ -81,7 +81,7 @@ def run_workflow(server: ComfyServer, file: Path) -> Run:
 
 
 def collect(server: ComfyServer, out: Path) -> list[dict[str, Any]]:
-    """Copy what the workflow saved to a folder; returns the rows of its manifests with the side they passed to.
+    """Copy what the workflow saved to a folder; returns its manifests' rows with the side they passed to.
 
     ComfyUI's folder loader hands on no file names, so pictures are told apart by their pixels.
     """
@@ -92,7 +92,9 @@ def collect(server: ComfyServer, out: Path) -> list[dict[str, Any]]:
         for manifest in sorted((out / side).glob("*manifest.json")):
             for row in json.loads(manifest.read_text(encoding="utf-8"))["images"]:
                 source = sources[pixels(out / side / row["file"])]
-                rows.append({**row, "file": f"{side}/{row['file']}", "source": source, "passed": side == "passed"})
+                rows.append(
+                    {**row, "file": f"{side}/{row['file']}", "source": source, "passed": side == "passed"}
+                )
     return rows
 
 

@@ -58,7 +58,7 @@ def _inputs(node: dict, info: dict, nodes: dict, links: dict) -> dict[str, Any]:
     for slot in node.get("inputs") or []:
         if slot.get("link") is not None:
             values[slot["name"]] = _source(slot["link"], nodes, links, node)
-    for name, (spec, required) in specs.items():
+    for name, (_, required) in specs.items():
         if required and name not in values:
             raise WorkflowError(
                 f"input '{name}' of {_name(node)} is required but has neither a link nor a value."

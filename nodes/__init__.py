@@ -7,8 +7,7 @@ from .comfy import ComfyExtension, add_model_folder
 class RealismKit(ComfyExtension):
     """The pack as ComfyUI loads it."""
 
-    async def on_load(self) -> None:
-        add_model_folder("realism_profiles", {".json"})
-
     async def get_node_list(self) -> list:
+        # not in on_load, which ComfyUI 0.3.75 never calls
+        add_model_folder("realism_profiles", {".json"})
         return [*scorer.NODES, *profiles.NODES, *gate.NODES, *images.NODES]

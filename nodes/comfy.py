@@ -31,7 +31,7 @@ def metadata_wanted() -> bool:
 
 
 def blocked(message: str | None = None) -> ExecutionBlocker:
-    """Return what keeps everything downstream of an output from running: silently, or with an error message."""
+    """Return what keeps everything downstream of an output from running: silently, or with an error."""
     return ExecutionBlocker(message)
 
 
@@ -89,7 +89,8 @@ def next_output(prefix: str, width: int, height: int) -> tuple[Path, str, int, s
 def resolve(path: str, name: str, roots: Iterable[str] | None = None) -> Path:
     """Return a path from a socket, resolved; relative ones lie in the input folder (or the first root).
 
-    It must stay under ComfyUI's input, output, temp, user or any model folder (or the given roots), symlinks followed.
+    It must stay under ComfyUI's input, output, temp, user or any model folder (or the given roots), symlinks
+    followed.
     Raises ValueError naming the input and the fix.
     """
     if roots is None:
@@ -105,7 +106,7 @@ def resolve(path: str, name: str, roots: Iterable[str] | None = None) -> Path:
     target = os.path.realpath(os.path.join(real[0], path))
     if not any(target == root or target.startswith(root.rstrip(os.sep) + os.sep) for root in real):
         raise ValueError(
-            f"{name} {path!r} leads outside ComfyUI's folders: use a folder inside ComfyUI's input, output, user or "
-            "models folders (link or copy the pictures there)."
+            f"{name} {path!r} leads outside ComfyUI's folders: use a folder inside ComfyUI's input, output, "
+            "user or models folders (link or copy the pictures there)."
         )
     return Path(target)

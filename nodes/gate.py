@@ -27,39 +27,46 @@ class RealismGate(io.ComfyNode):
             display_name="Realism Gate",
             category="realism/gate",
             description=(
-                "Sorts pictures by one of their scores into passed and rejected. Latents, masks and scores go with their "
-                "pictures; nothing is dropped. A side without pictures does not run, and the queue goes on."
+                "Sorts pictures by one of their scores into passed and rejected. Latents, masks and scores "
+                "go with their pictures; nothing is dropped. A side without pictures does not run, and the "
+                "queue goes on."
             ),
             search_aliases=["filter images", "image switch by score", "reject bad images", "best of n"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="The pictures to sort: a batch, or a list of batches of any sizes."),
+                io.Image.Input(
+                    "images", tooltip="The pictures to sort: a batch, or a list of batches of any sizes."
+                ),
                 Scores.Input("scores", tooltip="Their scores, from Realism Score."),
                 io.String.Input(
                     "metric", default="typicality",
-                    tooltip="The column to judge by: typicality, irs, radius_..., percentile_... or a measure such as "
-                    "canny_edge_density. A wrong name lists them all.",
+                    tooltip="The column to judge by: typicality, irs, radius_..., percentile_... or a "
+                    "measure such as canny_edge_density. A wrong name lists them all.",
                 ),
                 io.Combo.Input(
                     "rule", options=list(RULES), default="threshold",
-                    tooltip="threshold: value or better. band: from low to high. top_k: the `value` best of all. "
-                    "top_fraction: the best share `value` of all.",
+                    tooltip="threshold: value or better. band: from low to high. top_k: the `value` best of "
+                    "all. top_fraction: the best share `value` of all.",
                 ),
                 io.Float.Input(
                     "value", default=0.05, min=-1e9, max=1e9, step=0.01,
-                    tooltip="The threshold, the number of pictures (top_k) or the share 0 to 1 (top_fraction).",
+                    tooltip="The threshold, the number of pictures (top_k) or the share 0 to 1 "
+                    "(top_fraction).",
                 ),
                 io.Float.Input(
-                    "low", default=0.0, min=-1e9, max=1e9, step=0.01, optional=True, tooltip="Lower end of the band.",
+                    "low", default=0.0, min=-1e9, max=1e9, step=0.01, optional=True,
+                    tooltip="Lower end of the band.",
                 ),
                 io.Float.Input(
-                    "high", default=1.0, min=-1e9, max=1e9, step=0.01, optional=True, tooltip="Upper end of the band.",
+                    "high", default=1.0, min=-1e9, max=1e9, step=0.01, optional=True,
+                    tooltip="Upper end of the band.",
                 ),
                 io.Latent.Input("latents", optional=True, tooltip="Latents of these pictures, kept in step."),
                 io.Mask.Input("masks", optional=True, tooltip="Masks of these pictures, kept in step."),
                 io.Combo.Input(
                     "on_empty", options=ON_EMPTY, default="block",
-                    tooltip="If no picture passes: block what hangs on passed, pass the best one, or stop with an error.",
+                    tooltip="If no picture passes: block what hangs on passed, pass the best one, or stop "
+                    "with an error.",
                 ),
                 io.Combo.Input(
                     "keep", options=["high", "low"], default="high", optional=True,
@@ -78,7 +85,8 @@ class RealismGate(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images, scores, metric, rule, value, on_empty, low=None, high=None, latents=None, masks=None, keep=None
+        cls, images, scores, metric, rule, value, on_empty,
+        low=None, high=None, latents=None, masks=None, keep=None,
     ) -> io.NodeOutput:
         metric, rule, value, on_empty = metric[0].strip(), rule[0], value[0], on_empty[0]
         low, high, keep = (low or [None])[0], (high or [None])[0], (keep or ["high"])[0]
@@ -95,15 +103,17 @@ class RealismGate(io.ComfyNode):
         if not passed.any():
             if on_empty == "error":
                 raise ValueError(
-                    f"none of {pictures} pictures passed {metric} by rule {rule}: loosen the rule, or set on_empty to "
-                    "'block' or 'best'."
+                    f"none of {pictures} pictures passed {metric} by rule {rule}: loosen the rule, or set "
+                    "on_empty to 'block' or 'best'."
                 )
             if on_empty == "best":
                 passed[best(column, rule, low, high, keep)] = True
         outputs = []
         for batches, name in ((images, "images"), (scores, "scores"), (latents, "latents"), (masks, "masks")):
             if batches is None:
-                missing = blocked(f"{name} are not connected to Realism Gate, so it has none to give: connect them.")
+                missing = blocked(
+                    f"{name} are not connected to Realism Gate, so it has none to give: connect them."
+                )
                 outputs += [[missing], [missing]]
                 continue
             outputs += [side or [blocked()] for side in split(batches, passed)]

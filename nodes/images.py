@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ..realism_core.evidence import ScoreTable
+from ..realism_core.images import check_finite
 from ..realism_core.saving import FORMATS, save_manifest, save_picture
 from .comfy import Progress, io, metadata_wanted, next_output, schema
 from .sockets import Scores, check_counts
@@ -20,18 +21,23 @@ class RealismSaveImages(io.ComfyNode):
             display_name="Save Scored Images",
             category="realism/image",
             description=(
-                "Saves pictures with scores, profile name and workflow in their metadata, and a manifest of all of them "
-                "as CSV or JSON. Drag a saved picture into ComfyUI to get its workflow back (PNG and WebP)."
+                "Saves pictures with scores, profile name and workflow in their metadata, and a manifest of "
+                "all of them as CSV or JSON. Drag a saved picture into ComfyUI to get its workflow back "
+                "(PNG and WebP)."
             ),
             search_aliases=["save image with metadata", "save with score"],
             is_input_list=True,
             is_output_node=True,
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to save: a batch, or a list of any sizes."),
-                Scores.Input("scores", optional=True, tooltip="Their scores, written into each picture and the manifest."),
+                Scores.Input(
+                    "scores", optional=True,
+                    tooltip="Their scores, written into each picture and the manifest.",
+                ),
                 io.String.Input(
                     "filename_prefix", default="realism/picture",
-                    tooltip="Folder and name inside ComfyUI's output folder; %date% style parts as in Save Image.",
+                    tooltip="Folder and name inside ComfyUI's output folder. %year% %month% %day% %hour% "
+                    "%minute% %second% %width% %height% are filled in.",
                 ),
                 io.Combo.Input(
                     "format", options=list(FORMATS), default="png",
@@ -46,14 +52,21 @@ class RealismSaveImages(io.ComfyNode):
                     tooltip="For webp and jpeg; png is always lossless.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="images", is_output_list=True, tooltip="The pictures, unchanged.")],
+            outputs=[
+                io.Image.Output(
+                    display_name="images", is_output_list=True, tooltip="The pictures, unchanged."
+                )
+            ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
     def execute(cls, images, filename_prefix, format, manifest, scores=None, quality=None) -> io.NodeOutput:
         prefix, format, manifest = filename_prefix[0], format[0], manifest[0]
-        total = sum(len(batch) for batch in images)
+        total = 0
+        for batch in images:
+            check_finite(batch, "images", total)
+            total += len(batch)
         table = None
         if scores is not None:
             check_counts("scores", scores, total)
@@ -73,7 +86,9 @@ class RealismSaveImages(io.ComfyNode):
                 manifest_rows.append({"file": file, "width": width, "height": height, **row})
                 progress.step()
         for suffix in MANIFESTS[manifest]:
-            save_manifest(manifest_rows, manifest_at[0] / (manifest_at[1] + suffix), table.about if table else {})
+            save_manifest(
+                manifest_rows, manifest_at[0] / (manifest_at[1] + suffix), table.about if table else {}
+            )
         return io.NodeOutput(images, ui={"images": saved})
 
     @classmethod

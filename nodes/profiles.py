@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from torch import Tensor
 
+from ..realism_core.images import check_images
 from ..realism_core.irs import DEFINITIONS, Profile
 from ..realism_core.pictures import PictureError, find_pictures, read_batches
 from .comfy import Progress, io, model_folder, model_names, model_path, resolve, schema
@@ -28,31 +30,53 @@ class RealismFitProfile(io.ComfyNode):
             display_name="Fit Realism Profile",
             category="realism/profile",
             description=(
-                "Learns what real photographs of your domain measure, from pictures or a folder, and saves it to "
-                "models/realism_profiles. 100 photographs and more make a useful profile; use only real ones."
+                "Learns what real photographs of your domain measure, from pictures or a folder, and saves "
+                "it to models/realism_profiles. 100 photographs and more make a useful profile; use only "
+                "real ones."
             ),
             search_aliases=["realism reference", "calibrate realism"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", optional=True, tooltip="Real photographs: a batch, or a list of any sizes."),
+                io.Image.Input(
+                    "images", optional=True, tooltip="Real photographs: a batch, or a list of any sizes."
+                ),
                 io.String.Input(
                     "folder", default="", optional=True,
-                    tooltip="A folder of real photographs (sub-folders too), relative to ComfyUI's input folder.",
+                    tooltip="A folder of real photographs (sub-folders too), relative to ComfyUI's input "
+                    "folder.",
                 ),
-                io.String.Input("name", default="my photographs", tooltip="The profile's name and file name."),
+                io.String.Input(
+                    "name", default="my photographs", tooltip="The profile's name and file name."
+                ),
                 io.Combo.Input(
                     "definition", options=list(DEFINITIONS), default=DEFINITIONS[0], tooltip=DEFINITION_TIP
                 ),
                 io.Boolean.Input(
-                    "overwrite", default=False, tooltip="Replace a profile of the same name that holds something else."
+                    "overwrite", default=False,
+                    tooltip="Replace a profile of the same name that holds something else.",
                 ),
             ],
             outputs=[
-                ProfileSocket.Output(display_name="profile", tooltip="The fitted profile, for Realism Score and Map."),
-                io.String.Output(display_name="summary", tooltip="What was fitted, left out and saved where."),
+                ProfileSocket.Output(
+                    display_name="profile", tooltip="The fitted profile, for Realism Score and Map."
+                ),
+                io.String.Output(
+                    display_name="summary", tooltip="What was fitted, left out and saved where."
+                ),
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder=None, **_) -> str:
+        """Change when the folder's files do, so that a fit of new photographs is not answered from cache."""
+        if not folder or not folder[0].strip():
+            return ""
+        state = sha256()
+        for path in find_pictures([resolve(folder[0].strip(), "folder")]):
+            about = path.stat()
+            state.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        return state.hexdigest()
 
     @classmethod
     def execute(cls, name, definition, overwrite, images=None, folder=None) -> io.NodeOutput:
@@ -60,17 +84,18 @@ class RealismFitProfile(io.ComfyNode):
         folder = (folder or [""])[0].strip()
         path = _target(name)
         if not images and not folder:
-            raise ValueError("images and folder are both empty: connect photographs, or name a folder of them.")
+            raise ValueError(
+                "images and folder are both empty: connect photographs, or name a folder of them."
+            )
+        source = _source(images, folder)
+        if path.exists() and not overwrite:
+            _refuse_taken(path, name, {"definition": definition, "source": source})
         found = list(find_pictures([resolve(folder, "folder")])) if folder else []
         progress = Progress(sum(count(batch) for batch in images or ()) + len(found))
         unreadable: list[str] = []
-        profile = Profile.fit(
-            _batches(images or [], found, unreadable, progress), definition, name, _source(images, folder)
-        )
-        if path.exists() and not overwrite and Profile.load(path).to_dict() != profile.to_dict():
-            raise ValueError(
-                f"name {name!r} is taken by another profile ({path.name}): choose another name, or switch overwrite on."
-            )
+        profile = Profile.fit(_batches(images or [], found, unreadable, progress), definition, name, source)
+        if path.exists() and not overwrite:
+            _refuse_taken(path, name, profile.to_dict())
         profile.save(path)
         summary = _summary(profile, path, unreadable)
         return io.NodeOutput(profile, summary, ui={"text": (summary,)})
@@ -91,7 +116,9 @@ class RealismLoadProfile(io.ComfyNode):
                     tooltip="The profile. Those you fit appear after a refresh (press R).",
                 )
             ],
-            outputs=[ProfileSocket.Output(display_name="profile", tooltip="For Realism Score, Map and others.")],
+            outputs=[
+                ProfileSocket.Output(display_name="profile", tooltip="For Realism Score, Map and others.")
+            ],
         )
 
     @classmethod
@@ -105,14 +132,29 @@ class RealismLoadProfile(io.ComfyNode):
             return io.NodeOutput(Profile.shipped(SHIPPED[name]))
         path = model_path(KIND, name)
         if path is None:
-            raise ValueError(f"name {name!r} is no profile in models/realism_profiles: fit one, or choose another.")
+            raise ValueError(
+                f"name {name!r} is no profile in models/realism_profiles: fit one, or choose another."
+            )
         return io.NodeOutput(Profile.load(path))
 
 
 def _target(name: str) -> Path:
-    if not name or name in (".", "..") or any(mark in name for mark in '/\\:*?"<>|\0') or name.startswith("."):
+    if not name or name.startswith(".") or any(mark in name for mark in '/\\:*?"<>|\0'):
         raise ValueError(f"name {name!r} cannot be a file name: use letters, digits, spaces, - and _.")
     return model_folder(KIND) / f"{name}.json"
+
+
+def _refuse_taken(path: Path, name: str, expected: dict) -> None:
+    """Raise a ValueError unless the profile of this name holds these: a few before a long fit, then all."""
+    try:
+        there = Profile.load(path).to_dict()
+    except ValueError:
+        there = {}
+    if any(there.get(key) != value for key, value in expected.items()):
+        raise ValueError(
+            f"name {name!r} is taken by another profile ({path.name}): choose another name, or switch "
+            "overwrite on."
+        )
 
 
 def _batches(images: list, found: list[Path], unreadable: list[str], progress: Progress) -> Iterator[Tensor]:
@@ -120,11 +162,15 @@ def _batches(images: list, found: list[Path], unreadable: list[str], progress: P
         for index in range(len(batch)):
             yield batch[index : index + 1]
             progress.step()
-    for _, picture in read_batches(found):
-        if isinstance(picture, PictureError):
-            unreadable.append(str(picture))
+    for path, picture in read_batches(found):
+        try:
+            if isinstance(picture, PictureError):
+                raise picture
+            batch = check_images(picture[None], str(path))
+        except ValueError as error:
+            unreadable.append(str(error))
         else:
-            yield picture[None]
+            yield batch
         progress.step()
 
 
@@ -147,7 +193,8 @@ def _summary(profile: Profile, path: Path, unreadable: list[str]) -> str:
     }
     if profile.count < FEW:
         summary["note"] = (
-            f"{profile.count} pictures: typicality cannot go below {1 / (profile.count + 1):.3f}; {FEW} and more are better."
+            f"{profile.count} pictures: typicality cannot go below {1 / (profile.count + 1):.3f}; {FEW} and "
+            "more are better."
         )
     return json.dumps(summary, indent=1, ensure_ascii=False)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..realism_core.evidence import ScoreTable, report, score_table
-from ..realism_core.images import check_images
+from ..realism_core.images import check_images, check_mask, to_planes
 from ..realism_core.irs import DEFINITIONS, Profile, typicality_map
 from ..realism_core.plots import overlay, radar
 from .comfy import Progress, io, schema, ui
@@ -18,12 +18,12 @@ from .sockets import Scores
 
 CHUNK_PIXELS = 1 << 23
 DEFINITION_TIP = (
-    "Which formulas to use. 'reference' is the research code at the picture's own size; 'paper' is the paper's text, at "
-    "512 x 512, and also works on grey pictures. Scores of the two cannot be compared."
+    "Which formulas to use. 'reference' is the research code at the picture's own size; 'paper' is the "
+    "paper's text, at 512 x 512, and also works on grey pictures. Scores of the two cannot be compared."
 )
 PROFILE_TIP = (
-    "What real photographs of your domain measure, from Load or Fit Realism Profile. Left open: the 154 photographs "
-    "that come with the pack."
+    "What real photographs of your domain measure, from Load or Fit Realism Profile. Left open: the 154 "
+    "photographs that come with the pack."
 )
 
 
@@ -35,8 +35,9 @@ class RealismScore(io.ComfyNode):
             display_name="Realism Score",
             category="realism/score",
             description=(
-                "Scores each picture by the Image Realism Score (five classical statistics) and by how typical it is of "
-                "real photographs. It measures sharpness, grain, contrast and tone; it does not detect generated pictures."
+                "Scores each picture by the Image Realism Score (five classical statistics) and by how "
+                "typical it is of real photographs. It measures sharpness, grain, contrast and tone; it "
+                "does not detect generated pictures."
             ),
             search_aliases=["IRS", "image realism score", "photorealism", "quality score"],
             inputs=[
@@ -47,37 +48,46 @@ class RealismScore(io.ComfyNode):
                 ProfileSocket.Input("profile", optional=True, tooltip=PROFILE_TIP),
                 io.Mask.Input(
                     "mask", optional=True,
-                    tooltip="Measure only where the mask is white (definition 'reference'). Same size as the pictures.",
+                    tooltip="Measure only where the mask is white (definition 'reference'). Same size as "
+                    "the pictures.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures, unchanged."),
-                Scores.Output(display_name="scores", tooltip="All numbers of each picture, for Realism Gate and others."),
+                Scores.Output(
+                    display_name="scores",
+                    tooltip="All numbers of each picture, for Realism Gate and others.",
+                ),
                 io.Float.Output(
                     display_name="irs", is_output_list=True,
-                    tooltip="The Image Realism Score of each picture; NaN where it does not apply. More is not more real.",
+                    tooltip="The Image Realism Score of each picture; NaN where it does not apply. More is "
+                    "not more real.",
                 ),
                 io.Image.Output(
                     display_name="plot",
                     tooltip="Radar of the five radii against the band of real photographs, one a picture "
                     "(one for all above 16 pictures).",
                 ),
-                io.String.Output(display_name="report", tooltip="All numbers and what they say in plain words, as JSON."),
+                io.String.Output(
+                    display_name="report", tooltip="All numbers and what they say in plain words, as JSON."
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, images, definition, profile=None, mask=None) -> io.NodeOutput:
-        images = check_images(images)
+        images = _checked(images)
         profile = (profile or Profile.shipped(definition)).check_for(definition)
+        if mask is not None and mask.shape[0] not in (1, len(images)):
+            raise ValueError(
+                f"mask holds {mask.shape[0]} masks for {len(images)} pictures: give one for all, or one for "
+                "each."
+            )
+        mask = check_mask(mask, images.movedim(-1, 1))
         progress = Progress(len(images))
         tables = []
         for rows in chunks(images):
             part = None if mask is None else mask if mask.shape[0] == 1 else mask[rows]
-            if mask is not None and mask.shape[0] not in (1, len(images)):
-                raise ValueError(
-                    f"mask holds {mask.shape[0]} masks for {len(images)} pictures: give one for all, or one for each."
-                )
             tables.append(score_table(images[rows], profile=profile, definition=definition, mask=part))
             progress.step(tables[-1].values.shape[0])
         table = ScoreTable.concat(tables)
@@ -95,8 +105,8 @@ class RealismMap(io.ComfyNode):
             display_name="Realism Map",
             category="realism/score",
             description=(
-                "Shows where a picture is unlike real photographs: each square tile is compared with tiles of the "
-                "profile's photographs. Flat and colourless places say nothing and stay grey."
+                "Shows where a picture is unlike real photographs: each square tile is compared with tiles "
+                "of the profile's photographs. Flat and colourless places say nothing and stay grey."
             ),
             search_aliases=["realism heatmap", "where is it off"],
             inputs=[
@@ -107,7 +117,8 @@ class RealismMap(io.ComfyNode):
                 ProfileSocket.Input("profile", optional=True, tooltip=PROFILE_TIP),
                 io.Int.Input(
                     "tile", default=128, min=16, max=1024, step=16,
-                    tooltip="Side of a tile in pixels. Profiles know tiles of 64, 128 and 256; others use the nearest.",
+                    tooltip="Side of a tile in pixels. Profiles know tiles of 64, 128 and 256; others use "
+                    "the nearest.",
                 ),
                 io.Int.Input(
                     "stride", default=32, min=1, max=1024,
@@ -115,14 +126,18 @@ class RealismMap(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="overlay", tooltip="The pictures in grey with untypical places in colour."),
-                io.Mask.Output(display_name="map", tooltip="0 to 1, 1 = least typical; 0 where nothing can be said."),
+                io.Image.Output(
+                    display_name="overlay", tooltip="The pictures in grey with untypical places in colour."
+                ),
+                io.Mask.Output(
+                    display_name="map", tooltip="0 to 1, 1 = least typical; 0 where nothing can be said."
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, images, definition, tile, stride, profile=None) -> io.NodeOutput:
-        images = check_images(images)
+        images = _checked(images)
         progress = Progress(len(images))
         maps = []
         for index in range(len(images)):
@@ -131,6 +146,14 @@ class RealismMap(io.ComfyNode):
         untypical = torch.cat(maps).float()
         picture = overlay(_rgb(images), untypical.to(images.device))
         return io.NodeOutput(picture, untypical.nan_to_num(0.0), ui=ui.PreviewImage(picture, cls=cls))
+
+
+def _checked(images: Tensor) -> Tensor:
+    """Return a batch that can be measured in parts: errors name a picture by its place in the whole batch."""
+    images = check_images(images)
+    if images.is_floating_point() and not torch.isfinite(images.sum(dtype=torch.float32)):
+        to_planes(images)
+    return images
 
 
 def chunks(images: Tensor) -> Iterator[slice]:

@@ -25,7 +25,7 @@ def count(batch: Tensor | dict | ScoreTable) -> int:
 
 
 def pick(batch: Batch, keep: Tensor) -> Batch:
-    """Return the rows of a batch where keep [B] is true; a LATENT dict keeps its noise mask and indices in step."""
+    """Return the rows of a batch where keep [B] is true; a LATENT dict keeps mask and indices in step."""
     if isinstance(batch, Tensor):
         return batch[keep.to(batch.device)]
     if isinstance(batch, ScoreTable):
@@ -43,7 +43,7 @@ def pick(batch: Batch, keep: Tensor) -> Batch:
 
 
 def split(batches: Sequence[Batch], keep: Tensor) -> tuple[list[Batch], list[Batch]]:
-    """Return (kept, left) lists of batches by a bool over all pictures of the list; batches left empty are dropped."""
+    """Return (kept, left) lists of batches by a bool over all pictures; batches left empty are dropped."""
     kept, left, start = [], [], 0
     for batch in batches:
         here = keep[start : start + count(batch)]
@@ -59,5 +59,6 @@ def check_counts(name: str, batches: Sequence[Batch], pictures: int) -> None:
     total = sum(count(batch) for batch in batches)
     if total != pictures:
         raise ValueError(
-            f"{name} holds {total} but images holds {pictures}: connect the {name} that belong to these very pictures."
+            f"{name} holds {total} but images holds {pictures}: connect the {name} that belong to these "
+            "very pictures."
         )

@@ -11,8 +11,8 @@ MIN_SIDE = 3
 def check_images(images: Tensor, name: str = "images") -> Tensor:
     """Return the batch as a tensor, or raise a ValueError that names the input and the fix.
 
-    Accepts [B,H,W,C] with C of 1, 3 or 4 and sides of at least 3 pixels: floating point 0..1, or uint8 0..255.
-    Finiteness is checked in `to_planes`, where the values are read anyway.
+    Accepts [B,H,W,C] with C of 1, 3 or 4 and sides of at least 3 pixels: floating point 0..1, or uint8
+    0..255. Finiteness is checked in `to_planes`, where the values are read anyway.
     """
     if isinstance(images, (list, tuple)):
         raise ValueError(
@@ -22,20 +22,22 @@ def check_images(images: Tensor, name: str = "images") -> Tensor:
     try:
         images = torch.as_tensor(images)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} is a {type(images).__name__}, not an image batch: pass a tensor [B,H,W,C].") from None
+        raise ValueError(
+            f"{name} is a {type(images).__name__}, not an image batch: pass a tensor [B,H,W,C]."
+        ) from None
     shape = "x".join(map(str, images.shape)) or "a single number"
     if images.ndim != 4:
         raise ValueError(
-            f"{name} has shape {shape}, but a batch [B,H,W,C] has four dimensions: add or take away dimensions "
-            "(one picture is images[None])."
+            f"{name} has shape {shape}, but a batch [B,H,W,C] has four dimensions: add or take away "
+            "dimensions (one picture is images[None])."
         )
     batch, height, width, channels = images.shape
     if batch == 0:
         raise ValueError(f"{name} holds no pictures (shape {shape}): connect at least one picture.")
     if channels not in (1, 3, 4):
         raise ValueError(
-            f"{name} has {channels} channels (shape {shape}); grey has 1, RGB 3, RGBA 4, as the last dimension: "
-            "move the channels last or convert the pictures to RGB."
+            f"{name} has {channels} channels (shape {shape}); grey has 1, RGB 3, RGBA 4, as the last "
+            "dimension: move the channels last or convert the pictures to RGB."
         )
     if height < MIN_SIDE or width < MIN_SIDE:
         raise ValueError(
@@ -50,8 +52,8 @@ def check_images(images: Tensor, name: str = "images") -> Tensor:
 def to_planes(images: Tensor, name: str = "images") -> Tensor:
     """Return uint8 planes [B,3,H,W], contiguous, from a batch that `check_images` accepts.
 
-    Floats are clamped to 0..1 and rounded half up: floor(255 x + 0.5). Grey is repeated to three channels; alpha is
-    left out and the colour under it is taken as stored, as Pillow's convert("RGB") does.
+    Floats are clamped to 0..1 and rounded half up: floor(255 x + 0.5). Grey is repeated to three channels;
+    alpha is left out and the colour under it is taken as stored, as Pillow's convert("RGB") does.
     Devices without float64 (MPS) are measured on the CPU, since the exactness promised needs it.
     Raises ValueError for NaN and infinities, naming the first picture that has one.
     """
@@ -62,8 +64,7 @@ def to_planes(images: Tensor, name: str = "images") -> Tensor:
         images = images[..., :3]
     planes = images.movedim(-1, 1)
     if planes.dtype != torch.uint8:
-        if not torch.isfinite(planes.sum(dtype=torch.float32)):
-            _refuse_non_finite(planes, name)
+        check_finite(planes, name)
         planes = planes.to(torch.float32).clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
     return planes.expand(-1, 3, -1, -1).contiguous()
 
@@ -81,24 +82,38 @@ def check_mask(mask: Tensor | None, planes: Tensor, name: str = "mask") -> Tenso
         mask = mask[None]
     if mask.ndim != 3 or mask.shape[1:] != (height, width) or mask.shape[0] not in (1, batch):
         raise ValueError(
-            f"{name} has shape {'x'.join(map(str, mask.shape))}, but the pictures need {batch}x{height}x{width} "
-            f"(or 1x{height}x{width}): resize the mask to the pictures."
+            f"{name} has shape {'x'.join(map(str, mask.shape))}, but the pictures need "
+            f"{batch}x{height}x{width} (or 1x{height}x{width}): resize the mask to the pictures."
         )
-    mask = (mask if mask.dtype == torch.bool else mask > 0.5).expand(batch, -1, -1)
+    mask = mask if mask.dtype == torch.bool else mask > 0.5
     covered = mask.flatten(1).sum(1)
-    if int(covered.min()) < MIN_SIDE * MIN_SIDE:
-        index = int(covered.argmin())
+    pairs = (mask[:, :, :-1] & mask[:, :, 1:]).flatten(1).sum(1)
+    fewest, fewest_pairs = torch.stack((covered.min(), pairs.min())).tolist()
+    if fewest < MIN_SIDE * MIN_SIDE:
         raise ValueError(
-            f"{name} selects only {int(covered[index])} pixels of picture {index}: paint at least "
+            f"{name} selects only {fewest} pixels of picture {int(covered.argmin())}: paint at least "
             f"{MIN_SIDE * MIN_SIDE} pixels, or disconnect the mask to measure the whole picture."
         )
-    return mask
+    if fewest_pairs < 1:
+        raise ValueError(
+            f"{name} selects no two pixels side by side of picture {int(pairs.argmin())}, and contrast is "
+            "measured between such: paint an area at least 2 pixels wide."
+        )
+    return mask.expand(batch, -1, -1)
 
 
-def _refuse_non_finite(planes: Tensor, name: str) -> None:
-    bad = ~torch.isfinite(planes).flatten(1).all(1)
+def check_finite(images: Tensor, name: str = "images", first: int = 0) -> None:
+    """Raise a ValueError naming the first picture of a batch [B,...] with NaN or infinite values, if any.
+
+    first: the number of the batch's first picture.
+    """
+    if not images.is_floating_point() or torch.isfinite(images.sum(dtype=torch.float32)):
+        return
+    # finite values can add up to infinity
+    bad = ~torch.isfinite(images).flatten(1).all(1)
     if bad.any():
         raise ValueError(
-            f"{name}: picture {int(bad.nonzero()[0])} contains NaN or infinite values, so no measure of it would "
-            "mean anything: check the sampler or VAE before this node (a VAE in fp16 often does this; use fp32 or bf16)."
+            f"{name}: picture {first + int(bad.nonzero()[0])} contains NaN or infinite values, so it can be "
+            "neither measured nor saved: check the sampler or VAE before this node (a VAE in fp16 often "
+            "does this; use fp32 or bf16)."
         )

@@ -9,10 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from .images import check_finite
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 # the tags in which ComfyUI's frontend looks for "prompt:" and "workflow:", then downwards
@@ -21,13 +23,18 @@ _JPEG_EXIF_LIMIT = 65_000
 
 
 def save_picture(
-    image: Tensor, path: Path, format: str = "png", quality: int = 95, metadata: Mapping[str, str] | None = None
+    image: Tensor,
+    path: Path,
+    format: str = "png",
+    quality: int = 95,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write one picture [H,W,C], float 0..1 or uint8, atomically, with texts in its metadata.
 
     format: png (lossless, alpha kept), webp (lossless at quality 100, alpha kept) or jpeg (alpha left out).
-    metadata: name -> text; PNG text chunks, or EXIF entries "name:text" as ComfyUI writes them. A JPEG holds 64 kB of EXIF;
-    what is longer goes to <path>.json beside it, whole. Never overwrites: raises FileExistsError.
+    metadata: name -> text; PNG text chunks, or EXIF entries "name:text" as ComfyUI writes them. A JPEG holds
+    64 kB of EXIF; what is longer goes to <path>.json beside it, whole. Never overwrites: raises
+    FileExistsError.
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; use one of {', '.join(FORMATS)}.")
@@ -56,10 +63,14 @@ def save_picture(
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """Return a picture [H,W,C] (float 0..1, rounded half up, or uint8) as a Pillow image of mode RGB or RGBA."""
+    """Return a picture [H,W,C] (float 0..1, rounded half up, or uint8) as a Pillow image of mode RGB or RGBA.
+
+    Raises ValueError for NaN and infinite values.
+    """
+    check_finite(image[None], "image")
+    if image.dtype != torch.uint8:
+        image = image.float().clamp(0, 1).mul(255).add(0.5).to(torch.uint8)
     array = image.detach().cpu().numpy()
-    if array.dtype != np.uint8:
-        array = np.floor(np.clip(np.nan_to_num(array.astype(np.float32)), 0, 1) * 255 + 0.5).astype(np.uint8)
     if array.shape[-1] == 1:
         array = array.repeat(3, axis=-1)
     return Image.fromarray(array)

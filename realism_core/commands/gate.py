@@ -170,7 +170,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError(f"--metric {args.metric} is no score; use one of {', '.join(COLUMNS)}.")
     unused = ("value", "keep") if args.rule == "band" else ("low", "high")
     for option in unused:
-        if getattr(args, option) is not None:
+        if vars(args)[option] is not None:
             raise ValueError(
                 f"--{option} has no effect with --rule {args.rule}: leave it out, or change the rule."
             )

@@ -32,7 +32,7 @@ def score_table(
     definition: str = "reference",
     mask: Tensor | None = None,
 ) -> ScoreTable:
-    """Return the scores of a batch [B,H,W,C] as a table, all columns or the named ones, in the order asked for.
+    """Return the scores of a batch [B,H,W,C] as a table, all columns or those named, in that order.
 
     profile, definition, mask: as for `realism_core.irs.score`. Raises ValueError with the fix.
     """

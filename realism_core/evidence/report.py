@@ -7,9 +7,11 @@ import torch
 from ..irs import Measures
 from .table import ScoreTable
 
-# what a low and a high radius look like; radii of energy, variance (and the paper's spectrum) are inverted measures
+# what a low and a high radius look like; energy and variance (and the paper's spectrum) enter inverted
 _WORDS = {
-    "canny_edge_density": ("few hard edges (soft, blurred or empty)", "many hard edges (busy, grainy or over-sharpened)"),
+    "canny_edge_density": (
+        "few hard edges (soft, blurred or empty)", "many hard edges (busy, grainy or over-sharpened)"
+    ),
     "glcm_contrast": ("neighbouring pixels differ little (soft or denoised)",
                       "neighbouring pixels differ much (grain, noise or sharpening)"),
     "glcm_energy": ("large even areas", "hardly any even area (texture or noise everywhere)"),
@@ -23,16 +25,18 @@ _PAPER_WORDS = {
 }
 _TAIL = 0.05
 CAVEAT = (
-    "IRS grows with sharpness and grain: more is not more real. Typicality says how unlike the profile's photographs a "
-    "picture is, in either direction; it is no detector of generated pictures."
+    "IRS grows with sharpness and grain: more is not more real. Typicality says how unlike the profile's "
+    "photographs a picture is, in either direction; it is no detector of generated pictures."
 )
 
 
 def report(table: ScoreTable) -> dict:
-    """Return a JSON-ready report of scores made by `score_table`: each picture's numbers and notes in plain words."""
+    """Return a JSON-ready report of `score_table` scores: each picture's numbers and notes in plain words."""
     pictures = []
     for index, row in enumerate(table.rows()):
-        pictures.append({"index": index, **row, "notes": _notes(row, table.about.get("definition", "reference"))})
+        pictures.append(
+            {"index": index, **row, "notes": _notes(row, table.about.get("definition", "reference"))}
+        )
     return {**table.about, "reading": CAVEAT, "pictures": pictures}
 
 
@@ -40,8 +44,10 @@ def _notes(row: dict, definition: str) -> list[str]:
     notes = []
     if "irs" in row and row["irs"] is None:
         if row.get("mean_spectrum") is None:
-            notes.append("colourless: its three channels are equal, so the reference spectrum and the IRS do not apply; "
-                         "definition 'paper' scores grey pictures")
+            notes.append(
+                "colourless: its three channels are equal, so the reference spectrum and the IRS do not "
+                "apply; definition 'paper' scores grey pictures"
+            )
         if row.get("blur_variance") == 0:
             notes.append("flat: no tone varies, so the IRS does not apply")
     words = _WORDS if definition == "reference" else _PAPER_WORDS

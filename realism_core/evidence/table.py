@@ -43,7 +43,8 @@ class ScoreTable:
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.shape[1] != len(self.columns):
             raise ValueError(
-                f"values has shape {tuple(self.values.shape)} for {len(self.columns)} columns: give [B, columns]."
+                f"values has shape {tuple(self.values.shape)} for {len(self.columns)} columns: give [B, "
+                "columns]."
             )
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"a column name appears twice among {', '.join(self.names)}: rename one.")
@@ -57,10 +58,12 @@ class ScoreTable:
         return self.values.shape[0]
 
     def __getitem__(self, key: str | slice | int | Tensor | Sequence[int]) -> Tensor | ScoreTable:
-        """table["irs"] is a column [B]; table[i:j], table[i], table[bool mask] and table[[i, j]] are tables of those rows."""
+        """table["irs"] is a column [B]; table[i:j], [i], [bool mask] and [[i, j]] are tables of rows."""
         if isinstance(key, str):
             if key not in self.names:
-                raise ValueError(f"there is no column {key!r} in these scores; they have: {', '.join(self.names)}.")
+                raise ValueError(
+                    f"there is no column {key!r} in these scores; they have: {', '.join(self.names)}."
+                )
             return self.values[:, self.names.index(key)]
         if isinstance(key, int):
             key = [range(len(self))[key]]
@@ -75,13 +78,18 @@ class ScoreTable:
         values = torch.as_tensor(values, dtype=torch.float64, device=self.values.device)
         if values.shape != (len(self),):
             raise ValueError(
-                f"column {column.name!r} has {values.numel()} values for {len(self)} pictures: give one for each."
+                f"column {column.name!r} has {values.numel()} values for {len(self)} pictures: give one for "
+                "each."
             )
-        return replace(self, columns=(*self.columns, column), values=torch.cat((self.values, values[:, None]), 1))
+        return replace(
+            self, columns=(*self.columns, column), values=torch.cat((self.values, values[:, None]), 1)
+        )
 
     @classmethod
     def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
-        """Return one table with the rows of all, which must have the same columns."""
+        """Return one table with the rows of all, which must have the same columns, definition and profile."""
+        if not tables:
+            raise ValueError("there are no scores to join: score at least one picture.")
         first = tables[0]
         for table in tables[1:]:
             if table.names != first.names:
@@ -89,23 +97,40 @@ class ScoreTable:
                     f"scores with the columns {', '.join(table.names)} cannot follow scores with "
                     f"{', '.join(first.names)}: score all pictures with the same node."
                 )
+            for key in ("definition", "profile"):
+                if table.about.get(key) != first.about.get(key):
+                    raise ValueError(
+                        f"scores with {key} {table.about.get(key)!r} cannot follow scores with "
+                        f"{first.about.get(key)!r}: score all pictures with the same node."
+                    )
         return replace(first, values=torch.cat([table.values.to(first.values.device) for table in tables]))
 
     def rows(self) -> list[dict[str, float | None]]:
         """Return a dict an image, None where a column does not apply or is not finite."""
         return [
-            {name: value if math.isfinite(value) else None for name, value in zip(self.names, row, strict=True)}
+            {name: _finite(value) for name, value in zip(self.names, row, strict=True)}
             for row in self.values.tolist()
         ]
 
     def to_json(self) -> str:
         """Return the table as JSON text; `from_json` gives back an equal one (infinities become NaN)."""
         columns = [
-            {"name": c.name, "unit": c.unit, "direction": c.direction, "range": [_finite(c.low), _finite(c.high)]}
+            {
+                "name": c.name,
+                "unit": c.unit,
+                "direction": c.direction,
+                "range": [_finite(c.low), _finite(c.high)],
+            }
             for c in self.columns
         ]
         return json.dumps(
-            {"format": FORMAT, "version": VERSION, "about": self.about, "columns": columns, "rows": self.rows()}
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "about": self.about,
+                "columns": columns,
+                "rows": self.rows(),
+            }
         )
 
     @classmethod
@@ -113,10 +138,12 @@ class ScoreTable:
         """Return the table that `to_json` wrote; raises ValueError saying what is wrong with the text."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"the scores are no JSON ({error}): pass the text that to_json wrote.") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise ValueError(f"the scores are not of format {FORMAT} version {VERSION}: score the pictures again.")
+            raise ValueError(
+                f"the scores are not of format {FORMAT} version {VERSION}: score the pictures again."
+            )
         try:
             columns = tuple(
                 Column(
@@ -126,10 +153,14 @@ class ScoreTable:
                 )
                 for c in data["columns"]
             )
-            values = [[math.nan if row[c.name] is None else row[c.name] for c in columns] for row in data["rows"]]
+            values = [
+                [math.nan if row[c.name] is None else row[c.name] for c in columns] for row in data["rows"]
+            ]
             tensor = torch.tensor(values, dtype=torch.float64).reshape(len(values), len(columns))
+            if not isinstance(data["about"], dict):
+                raise TypeError("about is no object")
             return cls(columns, tensor, data["about"])
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError, RuntimeError) as error:
             raise ValueError(f"the scores are damaged ({error!r}): score the pictures again.") from None
 
 

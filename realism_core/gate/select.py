@@ -22,8 +22,8 @@ def select(
     """Return bool [B]: which of the scores [B] pass; NaN (a score that does not apply) never does.
 
     threshold: score >= value, or <= value with keep="low". band: low <= score <= high.
-    top_k: the `value` best (all, if there are fewer). top_fraction: the best share `value` in 0..1 of all pictures,
-    rounded up. keep says which end is best; of equal scores the earlier picture goes first.
+    top_k: the `value` best (all, if there are fewer). top_fraction: the best share `value` in 0..1 of all
+    pictures, rounded up. keep says which end is best; of equal scores the earlier picture goes first.
     Raises ValueError naming the input and the fix.
     """
     scores = _checked(scores)
@@ -40,15 +40,20 @@ def select(
     return passed & known
 
 
-def best(scores: Tensor, rule: str, low: float | None = None, high: float | None = None, keep: str = "high") -> int:
-    """Return the index of the picture that comes nearest to the rule: the best end, or the middle of the band.
+def best(
+    scores: Tensor, rule: str, low: float | None = None, high: float | None = None, keep: str = "high"
+) -> int:
+    """Return the index of the picture that comes nearest to the rule: the best end, or the band's middle.
 
-    Raises ValueError if no score applies.
+    Raises ValueError if no score applies, or if the rule does not.
     """
     scores = _checked(scores)
+    # every rule that takes a value takes 1; the best picture does not depend on it
+    check_rule(rule, 1, low, high, keep)
     if torch.isnan(scores).all():
         raise ValueError(
-            "scores: none of the pictures has a value for this metric, so there is no best one: choose another metric."
+            "scores: none of the pictures has a value for this metric, so there is no best one: choose "
+            "another metric."
         )
     if rule == "band":
         return int(_ranking((scores - (low + high) / 2).abs(), "low")[0])
@@ -56,9 +61,13 @@ def best(scores: Tensor, rule: str, low: float | None = None, high: float | None
 
 
 def check_rule(
-    rule: str, value: float | None = None, low: float | None = None, high: float | None = None, keep: str = "high"
+    rule: str,
+    value: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    keep: str = "high",
 ) -> None:
-    """Raise a ValueError that names the input and the fix if the rule cannot be applied with these numbers."""
+    """Raise a ValueError naming the input and the fix if the rule cannot be applied with these numbers."""
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}; use one of {', '.join(RULES)}.")
     if keep not in KEEP:
@@ -80,13 +89,16 @@ def check_rule(
 def _checked(scores: Tensor) -> Tensor:
     scores = torch.as_tensor(scores)
     if scores.ndim != 1 or scores.numel() == 0:
-        raise ValueError(f"scores has shape {tuple(scores.shape)}: give one score for each of at least one picture.")
+        raise ValueError(
+            f"scores has shape {tuple(scores.shape)}: give one score for each of at least one picture."
+        )
     return scores if scores.is_floating_point() else scores.double()
 
 
 def _ranking(scores: Tensor, keep: str) -> Tensor:
     """Return positions from best to worst, ties by position, NaN last."""
     worst = -math.inf if keep == "high" else math.inf
-    order = torch.sort(scores.nan_to_num(worst, math.inf, -math.inf), descending=keep == "high", stable=True).indices
+    known = scores.nan_to_num(worst, math.inf, -math.inf)
+    order = torch.sort(known, descending=keep == "high", stable=True).indices
     unknown = torch.isnan(scores)[order]
     return torch.cat((order[~unknown], order[unknown]))

@@ -17,13 +17,13 @@ STORED_DISTANCES = 1000
 
 
 def features(measures: Measures | Tensor) -> Tensor:
-    """Return the five features [B,5]: log edge density, contrast, energy and variance (floored), and the spectrum."""
+    """Return five features [B,5]: log edge density, contrast, energy, variance (floored); the spectrum."""
     table = measures if isinstance(measures, Tensor) else torch.stack(tuple(measures), 1)
     return torch.cat(((table[:, :4] + table.new_tensor(OFFSETS)).log(), table[:, 4:]), 1)
 
 
 class Distribution(NamedTuple):
-    """Mean [5] and shrunk covariance [5,5] of features, and the sorted distances of the fitted pictures; float64."""
+    """Mean [5] and shrunk covariance [5,5] of features, sorted distances of the fitted pictures; float64."""
 
     count: int
     mean: Tensor
@@ -47,7 +47,7 @@ class Distribution(NamedTuple):
 
 
 class StreamingFit:
-    """Welford's mean and covariance over any number of rows, beside a seeded reservoir of rows; constant memory."""
+    """Welford's mean and covariance over any number of rows, with a seeded reservoir; constant memory."""
 
     def __init__(self, width: int, capacity: int = 10_000) -> None:
         self.count = 0
@@ -82,9 +82,9 @@ class StreamingFit:
     def distribution(self) -> Distribution:
         """Return the fitted distribution; needs at least 3 rows.
 
-        The covariance is shrunk towards a diagonal one with the OAS weight (Chen, Wiesel, Eldar, Hero 2010) on the
-        correlations. Each stored distance leaves its own picture out of mean and covariance, so that few pictures
-        do not look more typical of themselves than new ones do.
+        The covariance is shrunk towards a diagonal one with the OAS weight (Chen, Wiesel, Eldar, Hero 2010)
+        on the correlations. Each stored distance leaves its own picture out of mean and covariance, so that
+        few pictures do not look more typical of themselves than new ones do.
         """
         n = self.count
         if n < 3:

@@ -34,11 +34,11 @@ def measure(images: Tensor, definition: str = "reference", mask: Tensor | None =
 
     images: [B,H,W,C], C of 1, 3 or 4, float 0..1 or uint8, H and W >= 3; any device. Floats become 8 bits by
     floor(255 x + 0.5) after a clamp to 0..1; grey is repeated to RGB; alpha is left out.
-    mask: [H,W], [1,H,W] or [B,H,W], above 0.5 = measured; `reference` only. Edges are found on the whole picture and
-    counted inside; pairs count with both pixels inside; rows of the spectrum weigh by their masked share.
-    `paper` first brings the short side to 512 (bicubic, antialiased) and crops the centre square.
-    Values: edge density 0..1, contrast and variance in squared grey levels, energy 0..1, spectrum 20 ln magnitude
-    (reference) or magnitude (paper). Raises ValueError with the input and the fix.
+    mask: [H,W], [1,H,W] or [B,H,W], above 0.5 = measured; `reference` only. Edges are found on the whole
+    picture and counted inside; pairs count with both pixels inside; rows of the spectrum weigh by their
+    masked share. `paper` first crops the centre square and brings it to 512 x 512 (bicubic, antialiased).
+    Values: edge density 0..1, contrast and variance in squared grey levels, energy 0..1, spectrum 20 ln
+    magnitude (reference) or magnitude (paper). Raises ValueError with the input and the fix.
     Source: arXiv 2309.14756 and its research code; see README, "What the score is".
     """
     check_definition(definition)
@@ -47,8 +47,8 @@ def measure(images: Tensor, definition: str = "reference", mask: Tensor | None =
         return measure_reference(planes, check_mask(mask, planes))
     if mask is not None:
         raise ValueError(
-            "mask works with definition 'reference' only: the two-dimensional spectrum of 'paper' is one of whole "
-            "pictures. Switch the definition, or crop the pictures to the region."
+            "mask works with definition 'reference' only: the two-dimensional spectrum of 'paper' is one of "
+            "whole pictures. Switch the definition, or crop the pictures to the region."
         )
     return measure_paper(fit_paper_size(planes))
 
@@ -79,28 +79,30 @@ def measure_paper(planes: Tensor) -> Measures:
     )
 
 
-def fit_paper_size(planes: Tensor, crop: bool = True) -> Tensor:
-    """Return uint8 planes with a short side of 512, cropped to the centre square; 512 x 512 passes untouched."""
+def fit_paper_size(planes: Tensor) -> Tensor:
+    """Return the centre squares of uint8 planes at 512 x 512; pictures of that size pass untouched."""
     height, width = planes.shape[2:]
-    short = min(height, width)
-    if short != PAPER_SIDE:
-        size = [max(PAPER_SIDE, round(side * PAPER_SIDE / short)) for side in (height, width)]
-        resized = interpolate(planes.float(), size=size, mode="bicubic", antialias=True)
-        planes = resized.clamp_(0, 255).add_(0.5).to(torch.uint8)
-    if not crop:
-        return planes
-    top, left = ((side - PAPER_SIDE) // 2 for side in planes.shape[2:])
-    return planes[:, :, top : top + PAPER_SIDE, left : left + PAPER_SIDE].contiguous()
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(planes[:, :, top : top + side, left : left + side], PAPER_SIDE, PAPER_SIDE)
+
+
+def resize(planes: Tensor, height: int, width: int) -> Tensor:
+    """Return uint8 planes at another size, bicubic and antialiased, rounded half up."""
+    if planes.shape[2:] == (height, width):
+        return planes.contiguous()
+    resized = interpolate(planes.float(), size=(height, width), mode="bicubic", antialias=True)
+    return resized.clamp_(0, 255).add_(0.5).to(torch.uint8)
 
 
 def channels_equal(planes: Tensor) -> Tensor:
-    """Return bool [B]: the three channels are the same everywhere, so the reference spectrum has no meaning."""
+    """Return bool [B]: the three channels are equal everywhere, so the reference spectrum means nothing."""
     red, green, blue = planes.unbind(1)
-    return ((red == green) & (green == blue)).flatten(1).all(1)
+    return ((red ^ green) | (green ^ blue)).flatten(1).amax(1) == 0
 
 
 def _edge_density(grey: Tensor, mask: Tensor | None) -> Tensor:
     edges = canny_edges(grey)
     if mask is None:
-        return edges.flatten(1).sum(1).double() / (grey.shape[1] * grey.shape[2])
-    return (edges & mask).flatten(1).sum(1).double() / mask.flatten(1).sum(1)
+        return torch.count_nonzero(edges, (1, 2)).double() / (grey.shape[1] * grey.shape[2])
+    return torch.count_nonzero(edges & mask, (1, 2)).double() / torch.count_nonzero(mask, (1, 2))

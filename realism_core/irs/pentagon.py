@@ -28,8 +28,8 @@ def check_definition(definition: str) -> str:
 def radii(measures: Tensor, definition: str, means: Tensor | None = None) -> Tensor:
     """Return the five radii [B,5] from measures [B,5]; a radius of 1 is a real picture's, by that definition.
 
-    reference: the research code's constants; `means` is not used. paper: ratios to `means` [5], the means of real
-    pictures measured by the paper's definition at its size (science: arXiv 2309.14756, eq. 1-9).
+    reference: the research code's constants; `means` is not used. paper: ratios to `means` [5], the means of
+    real pictures measured by the paper's definition at its size (science: arXiv 2309.14756, eq. 1-9).
     A measure of 0 below a fraction bar gives infinity here; `score` reports it as not applicable.
     """
     if check_definition(definition) == "reference":

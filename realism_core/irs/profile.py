@@ -31,16 +31,21 @@ SHIPPED = Path(__file__).parent / "profiles"
 LEVELS = torch.linspace(0, 1, 101, dtype=torch.float64)
 MIN_PICTURES = 5
 TILES_PER_PICTURE = 16
+# what reading values of another kind than ours raises
+_DAMAGES = (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Profile:
     """What real pictures of a domain measure, for one definition.
 
-    name, source: who these pictures are. definition, size: which measures, at which short side (None = as they come).
-    count, skipped: pictures fitted, and left out because they were flat or (reference) had three equal channels.
+    name, source: who these pictures are. definition, size: which measures, at which short side (None = as
+    they come).
+    count, skipped: pictures fitted, and left out because they were flat or (reference) had three equal
+    channels.
     whole: distribution of the features over pictures. tiles: the same over square tiles, by side in pixels.
-    means [5]: of the measures. quantiles: 101 levels (0 %, 1 %, ... 100 %) of each radius [5,101] and of the IRS [101].
+    means [5]: of the measures. quantiles: 101 levels (0 %, 1 %, ... 100 %) of each radius [5,101] and of the
+    IRS [101].
     """
 
     name: str
@@ -64,10 +69,10 @@ class Profile:
         source: str = "",
         on_batch: Callable[[int], None] | None = None,
     ) -> Profile:
-        """Fit a profile to batches of real pictures [B,H,W,C] in one pass, in memory that does not grow with them.
+        """Fit a profile to batches of real pictures [B,H,W,C] in one pass and in constant memory.
 
-        Mean and covariance are Welford's; quantiles and distances come from a seeded reservoir of 10,000 pictures.
-        on_batch(count) is called after each batch. Raises ValueError below 5 usable pictures.
+        Mean and covariance are Welford's; quantiles and distances come from a seeded reservoir of 10,000
+        pictures. on_batch(count) is called after each batch. Raises ValueError below 5 usable pictures.
         """
         check_definition(definition)
         whole, measured, skipped = StreamingFit(5), StreamingFit(5), 0
@@ -75,8 +80,8 @@ class Profile:
         for batch in [batches] if isinstance(batches, Tensor) else batches:
             planes = to_planes(batch)
             if definition == "paper":
-                table = _usable(measure_paper(fit_paper_size(planes)), None)
-                planes = fit_paper_size(planes, crop=False)
+                planes = fit_paper_size(planes)
+                table = _usable(measure_paper(planes), None)
             else:
                 table = _usable(measure_reference(planes), channels_equal(planes))
             skipped += len(planes) - len(table)
@@ -88,14 +93,14 @@ class Profile:
                 on_batch(whole.count)
         if whole.count < MIN_PICTURES:
             raise ValueError(
-                f"a profile needs at least {MIN_PICTURES} usable pictures, got {whole.count} "
-                f"({skipped} flat or colourless ones were left out): add photographs; 100 and more make it useful."
+                f"a profile needs at least {MIN_PICTURES} usable pictures, got {whole.count} ({skipped} "
+                "flat or colourless ones were left out): add photographs; 100 and more make it useful."
             )
         radius = radii(measured.sample(), definition, measured.mean)
         if not torch.isfinite(radius).all():
             raise ValueError(
-                f"none of the {whole.count} usable pictures has an edge or a contrast, so there is nothing to compare with: "
-                "add photographs with detail."
+                f"none of the {whole.count} usable pictures has an edge or a contrast, so there is nothing "
+                "to compare with: add photographs with detail."
             )
         return cls(
             name=name,
@@ -120,26 +125,30 @@ class Profile:
         """Return this profile if it was fitted for the definition and its size, or raise a ValueError."""
         if self.definition != definition:
             raise ValueError(
-                f"profile {self.name!r} was fitted with definition {self.definition!r}, but the pictures are scored "
-                f"with {definition!r}: set definition to {self.definition!r}, or fit a profile with {definition!r}."
+                f"profile {self.name!r} was fitted with definition {self.definition!r}, but the pictures "
+                f"are scored with {definition!r}: set definition to {self.definition!r}, or fit a profile "
+                f"with {definition!r}."
             )
         if self.size != _size_of(definition):
             raise ValueError(
-                f"profile {self.name!r} was fitted at short side {self.size}, but definition {definition!r} measures "
-                f"at {_size_of(definition) or 'native size'}: fit the profile again with this version."
+                f"profile {self.name!r} was fitted at short side {self.size}, but definition {definition!r} "
+                f"measures at {_size_of(definition) or 'native size'}: fit the profile again with this "
+                "version."
             )
         return self
 
     def percentiles(self, radius: Tensor) -> Tensor:
         """Return where radii [B,5] lie among the real pictures' radii, [B,5] in 0..1; NaN stays NaN."""
-        return torch.stack([_rank(row, radius[:, i]) for i, row in enumerate(self.radius_quantiles.to(radius))], 1)
+        return torch.stack(
+            [_rank(row, radius[:, i]) for i, row in enumerate(self.radius_quantiles.to(radius))], 1
+        )
 
     def tile_distribution(self, side: int) -> Distribution:
-        """Return the tile distribution fitted nearest to this side, by ratio; raises ValueError if there is none."""
+        """Return the tile distribution fitted nearest to this side, by ratio; ValueError if there is none."""
         if not self.tiles:
             raise ValueError(
-                f"profile {self.name!r} holds no tiles: its pictures were smaller than {min(TILE_SIDES)} pixels. "
-                "Fit it on larger photographs."
+                f"profile {self.name!r} holds no tiles: its pictures were smaller than {min(TILE_SIDES)} "
+                "pixels. Fit it on larger photographs."
             )
         return self.tiles[min(self.tiles, key=lambda fitted: max(fitted / side, side / fitted))]
 
@@ -155,25 +164,33 @@ class Profile:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Profile:
-        """Read a profile that `save` wrote; raises ValueError naming the file, what is wrong and what to do."""
+        """Read a profile that `save` wrote; raises ValueError with the file, what is wrong and the fix."""
         path = Path(path)
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ValueError(f"profile {path} does not exist: check the name, or fit a profile first.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-            raise ValueError(f"profile {path} cannot be read ({error}): fit it again or restore the file.") from None
+            raise ValueError(
+                f"profile {path} does not exist: check the name, or fit a profile first."
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+            raise ValueError(
+                f"profile {path} cannot be read ({error}): fit it again or restore the file."
+            ) from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"{path} is no realism profile (no format {FORMAT!r} in it): choose another file.")
+            raise ValueError(
+                f"{path} is no realism profile (no format {FORMAT!r} in it): choose another file."
+            )
         if data.get("version") != VERSION:
             raise ValueError(
-                f"profile {path} is of version {data.get('version')}, this pack reads version {VERSION}: fit it again, "
-                "or update Realism Kit if the file is newer."
+                f"profile {path} is of version {data.get('version')}, this pack reads version {VERSION}: "
+                "fit it again, or update Realism Kit if the file is newer."
             )
         try:
             return cls.from_dict(data)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"profile {path} is damaged ({error!r}): fit it again or restore the file.") from None
+        except _DAMAGES as error:
+            raise ValueError(
+                f"profile {path} is damaged ({error!r}): fit it again or restore the file."
+            ) from None
 
     def to_dict(self) -> dict:
         """Return the profile as plain JSON values, numbers with 9 digits."""
@@ -196,9 +213,9 @@ class Profile:
 
     @classmethod
     def from_dict(cls, data: dict) -> Profile:
-        """Return the profile held by `to_dict` values; raises KeyError, TypeError or ValueError where they are off."""
+        """Return the profile held by `to_dict` values; raises one of Python's errors where they are off."""
         size = data["size"]
-        return cls(
+        profile = cls(
             name=str(data["name"]),
             definition=check_definition(data["definition"]),
             size=None if size is None else int(size),
@@ -211,6 +228,7 @@ class Profile:
             irs_quantiles=_tensor(data["irs_quantiles"], len(LEVELS)),
             tiles={int(side): _distribution_from_dict(part) for side, part in data["tiles"].items()},
         )
+        return _check(profile)
 
 
 @cache
@@ -223,7 +241,7 @@ def _size_of(definition: str) -> int | None:
 
 
 def _usable(measures: Measures, colourless: Tensor | None) -> Tensor:
-    """Return measures [n,5] without pictures that are flat or, where it matters, have three equal channels."""
+    """Return measures [n,5] without pictures that are flat or, if it matters, have three equal channels."""
     table = torch.stack(tuple(measures), 1)
     keep = measures.blur_variance > 0
     return table[keep if colourless is None else keep & ~colourless]
@@ -243,12 +261,30 @@ def _measure_tiles(planes: Tensor, side: int, definition: str) -> Tensor:
 
 
 def _rank(quantiles: Tensor, values: Tensor) -> Tensor:
-    """Return each value's place among ascending quantiles, 0..1, linear in between."""
-    high = torch.searchsorted(quantiles, values.contiguous()).clamp(1, len(quantiles) - 1)
+    """Return each value's place among ascending quantiles, 0..1: linear between, the middle of equal ones."""
+    values, last = values.contiguous(), len(quantiles) - 1
+    first, after = (torch.searchsorted(quantiles, values, right=right) for right in (False, True))
+    high = first.clamp(1, last)
     low_value, high_value = quantiles[high - 1], quantiles[high]
     part = ((values - low_value) / (high_value - low_value)).nan_to_num(0.0).clamp(0, 1)
-    rank = (high - 1 + part) / (len(quantiles) - 1)
+    rank = torch.where(after > first, (first + after - 1) / 2, high - 1 + part) / last
     return torch.where(torch.isnan(values), torch.nan, rank)
+
+
+def _check(profile: Profile) -> Profile:
+    """Return the profile, or raise a ValueError if its numbers cannot be those of pictures."""
+    if profile.count < 1 or min(profile.tiles, default=1) < 1:
+        raise ValueError("a count or a side below 1")
+    for quantiles in (*profile.radius_quantiles, profile.irs_quantiles):
+        if (quantiles.diff() < 0).any():
+            raise ValueError("quantiles out of order")
+    for part in (profile.whole, *profile.tiles.values()):
+        if part.count < 1 or len(part.distances) == 0 or (part.distances.diff() < 0).any():
+            raise ValueError("no distances, or distances out of order")
+        symmetric = torch.allclose(part.covariance, part.covariance.T)
+        if not symmetric or torch.linalg.cholesky_ex(part.covariance).info:
+            raise ValueError("a covariance that is none")
+    return profile
 
 
 def _numbers(tensor: Tensor) -> list:

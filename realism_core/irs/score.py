@@ -1,4 +1,4 @@
-"""The Image Realism Score with what makes it readable: radii, percentiles and typicality against a profile."""
+"""The Image Realism Score and what makes it readable: radii, percentiles, typicality against a profile."""
 
 from __future__ import annotations
 
@@ -9,18 +9,31 @@ from torch import Tensor
 
 from ..images import to_planes
 from .distribution import features
-from .measures import Measures, channels_equal, fit_paper_size, measure, measure_paper, measure_reference
+from .measures import (
+    PAPER_SIDE,
+    Measures,
+    channels_equal,
+    measure,
+    measure_paper,
+    measure_reference,
+    resize,
+)
 from .pentagon import check_definition, pentagon_area, radii
 from .profile import Profile
 from .tiles import cut_tiles, spread_tiles, tile_starts
+
+LONGEST = 8192
 
 
 class Scores(NamedTuple):
     """One row an image, float64.
 
-    irs [B]: pentagon area; NaN where a measure does not apply. radii [B,5] and measures in the order of Measures.
-    typicality [B]: 0..1, 1 = in the middle of the profile's real pictures. percentiles [B,5]: each radius among theirs.
-    flat, colourless: bool [B], why a column does not apply (zero variance; three equal channels under `reference`).
+    irs [B]: pentagon area; NaN where a measure does not apply. radii [B,5] and measures in the order of
+    Measures.
+    typicality [B]: 0..1, 1 = in the middle of the profile's real pictures. percentiles [B,5]: each radius
+    among theirs.
+    flat, colourless: bool [B], why a column does not apply (zero variance; three equal channels under
+    `reference`).
     """
 
     irs: Tensor
@@ -37,16 +50,21 @@ def score(
 ) -> Scores:
     """Return the Image Realism Score, its radii and its typicality for each picture of a batch.
 
-    images [B,H,W,C], definition and mask: as for `measure`. profile: what real pictures look like, fitted with the
-    same definition; None takes the shipped one. A flat picture has no blur radius, a picture with three equal channels no
-    reference spectrum: their IRS and the radius concerned are NaN, as is the colourless picture's typicality.
-    Higher IRS is not more real: blur lowers it, grain and sharpening raise it. Raises ValueError with the fix.
+    images [B,H,W,C], definition and mask: as for `measure`. profile: what real pictures look like, fitted
+    with the same definition; None takes the shipped one. A flat picture has no blur radius, a picture with
+    three equal channels no reference spectrum: their IRS and the radius concerned are NaN, as is the
+    colourless picture's typicality.
+    Higher IRS is not more real: blur lowers it, grain and sharpening raise it. Raises ValueError with the
+    fix.
     """
     check_definition(definition)
     profile = (profile or Profile.shipped(definition)).check_for(definition)
     planes = to_planes(images)
     measures = measure(planes.movedim(1, -1), definition, mask)
-    colourless = channels_equal(planes) if definition == "reference" else planes.new_zeros(len(planes), dtype=torch.bool)
+    if definition == "reference":
+        colourless = channels_equal(planes)
+    else:
+        colourless = planes.new_zeros(len(planes), dtype=torch.bool)
     flat = measures.blur_variance <= 0
     table = torch.stack(tuple(measures), 1)
     radius = radii(table, definition, profile.means)
@@ -71,10 +89,11 @@ def typicality_map(
     tile: int = 128,
     stride: int = 64,
 ) -> Tensor:
-    """Return how untypical each place is, [B,H,W] in 0..1: 1 = further out than every tile of the profile's photographs.
+    """Return how untypical each place is, [B,H,W] in 0..1: 1 = further out than all the profile's tiles.
 
-    tile, stride: side and step of the square tiles in pixels (at short side 512 for `paper`). Tiles are judged against the profile's tiles
-    of the nearest fitted size. NaN where tiles are flat or colourless and so say nothing. Raises ValueError with the fix.
+    tile, stride: side and step of the square tiles in pixels (at short side 512 for `paper`). Tiles are
+    judged against the profile's tiles of the nearest fitted size. NaN where tiles are flat or colourless and
+    so say nothing. Raises ValueError with the fix.
     """
     check_definition(definition)
     profile = (profile or Profile.shipped(definition)).check_for(definition)
@@ -82,12 +101,15 @@ def typicality_map(
     planes = to_planes(images)
     batch, _, height, width = planes.shape
     if definition == "paper":
-        planes = fit_paper_size(planes, crop=False)
+        planes = _at_paper_scale(planes)
     if tile < 16 or stride < 1 or stride > tile:
-        raise ValueError(f"tile is {tile} and stride {stride}: use a tile of at least 16 and a stride from 1 to tile.")
+        raise ValueError(
+            f"tile is {tile} and stride {stride}: use a tile of at least 16 and a stride from 1 to tile."
+        )
     if min(planes.shape[2:]) < tile:
         raise ValueError(
-            f"tile is {tile} pixels, larger than the pictures ({planes.shape[3]} x {planes.shape[2]}): use a smaller tile."
+            f"tile is {tile} pixels, larger than the pictures ({planes.shape[3]} x {planes.shape[2]}): use "
+            "a smaller tile."
         )
     rows, columns = tile_starts(planes.shape[2], tile, stride), tile_starts(planes.shape[3], tile, stride)
     strips = (cut_tiles(planes[:, :, top : top + tile], tile, stride)[0] for top in rows)
@@ -97,6 +119,17 @@ def typicality_map(
     if spread.shape[1:] != (height, width):
         spread = torch.nn.functional.interpolate(spread[:, None], size=(height, width), mode="bilinear")[:, 0]
     return spread.clamp(0, 1)
+
+
+def _at_paper_scale(planes: Tensor) -> Tensor:
+    height, width = planes.shape[2:]
+    scale = PAPER_SIDE / min(height, width)
+    if max(height, width) * scale > LONGEST:
+        raise ValueError(
+            f"images are {width} x {height}, too long a strip to map at short side {PAPER_SIDE}: crop them, "
+            "or use definition 'reference'."
+        )
+    return resize(planes, round(height * scale), round(width * scale))
 
 
 def _tile_typicality(tiles: Tensor, definition: str, fitted) -> Tensor:

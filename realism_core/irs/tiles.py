@@ -17,7 +17,7 @@ def tile_starts(length: int, side: int, stride: int) -> list[int]:
 
 
 def cut_tiles(planes: Tensor, side: int, stride: int) -> tuple[Tensor, list[int], list[int]]:
-    """Return tiles [B*rows*columns, C, side, side] of planes [B,C,H,W], with the starts of rows and of columns."""
+    """Return tiles [B*rows*columns,C,side,side] of planes [B,C,H,W], and the starts of rows and columns."""
     rows = tile_starts(planes.shape[2], side, stride)
     columns = tile_starts(planes.shape[3], side, stride)
     if not rows or not columns:
@@ -30,7 +30,9 @@ def cut_tiles(planes: Tensor, side: int, stride: int) -> tuple[Tensor, list[int]
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).contiguous(), rows, columns
 
 
-def spread_tiles(values: Tensor, rows: list[int], columns: list[int], side: int, height: int, width: int) -> Tensor:
+def spread_tiles(
+    values: Tensor, rows: list[int], columns: list[int], side: int, height: int, width: int
+) -> Tensor:
     """Return one value a pixel [B,H,W] from one a tile [B,rows,columns], blended with triangular windows.
 
     NaN tiles give way to their neighbours; where nothing but NaN covers a pixel the result is NaN.

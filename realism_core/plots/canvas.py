@@ -42,11 +42,15 @@ class Canvas:
         if fill:
             self.draw.polygon(scaled, fill=fill)
         if outline:
-            self.draw.line([*scaled, scaled[0], scaled[1]], fill=outline, width=round(width * SCALE), joint="curve")
+            self.draw.line(
+                [*scaled, scaled[0], scaled[1]], fill=outline, width=round(width * SCALE), joint="curve"
+            )
 
     def line(self, points: list[tuple[float, float]], fill, width: float = 1) -> None:
         """Draw a line through points."""
-        self.draw.line([(x * SCALE, y * SCALE) for x, y in points], fill=fill, width=max(1, round(width * SCALE)))
+        self.draw.line(
+            [(x * SCALE, y * SCALE) for x, y in points], fill=fill, width=max(1, round(width * SCALE))
+        )
 
     def dot(self, x: float, y: float, radius: float, fill, outline=None, width: float = 1) -> None:
         """Draw a filled circle."""

@@ -22,10 +22,10 @@ def colour_ramp(values: Tensor) -> Tensor:
 
 
 def overlay(images: Tensor, untypical: Tensor) -> Tensor:
-    """Return pictures [B,H,W,3] with their map [B,H,W] laid over, float32 0..1, and a legend where there is room.
+    """Return pictures [B,H,W,3] with their map [B,H,W] laid over, float32 0..1; a legend if there is room.
 
-    The picture is shown in grey; colour begins at 0.8 (a fifth of the profile's tiles are further out) and covers most at
-    1 (none is). Where the map is NaN the picture stays grey.
+    The picture is shown in grey; colour begins at 0.8 (a fifth of the profile's tiles are further out) and
+    covers most at 1 (none is). Where the map is NaN the picture stays grey.
     """
     images = images[..., :3].float().clamp(0, 1)
     grey = images.mean(-1, keepdim=True).expand(-1, -1, -1, 3) * 0.8

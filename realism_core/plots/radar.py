@@ -26,11 +26,11 @@ TAIL = 0.05
 
 
 def radar(table: ScoreTable, profile: Profile) -> Tensor:
-    """Return radar plots [N,512,512,3], float 0..1: one a picture, or one for all when there are more than 16.
+    """Return radar plots [N,512,512,3], float 0..1: one a picture, or one for all if there are more than 16.
 
-    table: scores with the radius_, percentile_, irs and typicality columns. Each axis is logarithmic between the
-    profile's 5th, 50th and 95th percentile, so that the band of real photographs is an even ring on every axis and a
-    corner outside the ring is outside the middle 90 % of them.
+    table: scores with the radius_, percentile_, irs and typicality columns. Each axis is logarithmic between
+    the profile's 5th, 50th and 95th percentile, so that the band of real photographs is an even ring on every
+    axis and a corner outside the ring is outside the middle 90 % of them.
     """
     radii = torch.stack([table[f"radius_{name}"] for name in Measures._fields], 1).cpu()
     places = radar_places(radii, profile)
@@ -96,7 +96,9 @@ def _draw_many(places: Tensor, table: ScoreTable, profile: Profile) -> Tensor:
     canvas = _frame(profile)
     alpha = max(14, min(90, 1600 // len(places)))
     for place in places[~torch.isnan(places).any(1)]:
-        canvas.polygon([_point(axis, float(place[axis])) for axis in range(5)], outline=(*PICTURE, alpha), width=1)
+        canvas.polygon(
+            [_point(axis, float(place[axis])) for axis in range(5)], outline=(*PICTURE, alpha), width=1
+        )
     median = places.nanmedian(0).values
     if not torch.isnan(median).any():
         canvas.polygon([_point(axis, float(median[axis])) for axis in range(5)], outline=PICTURE, width=2.6)
@@ -115,7 +117,8 @@ def _label(canvas: Canvas, axis: int, profile: Profile, below: str = "", colour=
 
 
 def _headline(canvas: Canvas, irs: float, typicality: float, prefix: str = "") -> None:
-    canvas.text(24, 34, f"{prefix}IRS " + ("does not apply" if math.isnan(irs) else f"{irs:.2f}"), 25, TEXT, "lm")
+    value = "does not apply" if math.isnan(irs) else f"{irs:.2f}"
+    canvas.text(24, 34, f"{prefix}IRS {value}", 25, TEXT, "lm")
     if math.isnan(typicality):
         return
     unlike = typicality < TAIL

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from realism_core.images import check_images, check_mask, to_planes
+from realism_core.images import check_finite, check_images, check_mask, to_planes
 from realism_core.irs import measure
+from realism_core.saving import save_picture
 from tests.core.textures import scenes, texture
 
 GOOD = torch.from_numpy(scenes(3, 40, 50)).float() / 255
@@ -158,3 +160,26 @@ def test_masks_count_above_one_half() -> None:
     assert check_mask(None, planes) is None
     mask[30:] = math.nan
     assert check_mask(mask, planes).sum().item() == 3 * 10 * 50
+
+
+def test_masks_without_two_pixels_side_by_side_are_refused_with_the_pictures_place() -> None:
+    mask = torch.ones(3, 40, 50)
+    mask[1] = 0
+    mask[1, :, ::2] = 1
+    with pytest.raises(ValueError, match="mask selects no two pixels side by side of picture 1"):
+        measure(GOOD, mask=mask)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_pictures_that_are_no_numbers_are_not_saved(value: float, tmp_path: Path) -> None:
+    image = torch.full((8, 8, 4), 0.5)
+    image[2, 3, 3] = value
+    with pytest.raises(ValueError, match="contains NaN or infinite values.*check the sampler or VAE"):
+        save_picture(image, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_finite_pictures_that_add_up_to_infinity_pass() -> None:
+    check_finite(torch.full((2, 8, 8, 3), 3e38))
+    with pytest.raises(ValueError, match="images: picture 6 contains NaN"):
+        check_finite(torch.tensor([[1.0], [math.nan]]), first=5)

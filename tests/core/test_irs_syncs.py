@@ -1,6 +1,6 @@
 """What the measures ask of a device: how often the host waits, and that no loop runs over the pictures.
 
-Counted on the CPU by dispatch mode, with the accelerators' hysteresis patched in.
+Counted on the CPU by dispatch mode, with the accelerators' block size and paths patched in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from realism_core.irs import canny, measure
+from realism_core.irs import blocks, canny, measure
 from realism_core.irs.profile import Profile
 from realism_core.irs.score import score
 from tests.core.textures import scenes, texture
@@ -68,6 +68,8 @@ def count(call, monkeypatch: pytest.MonkeyPatch) -> Counting:
     """Run the call as on an accelerator; methods that hand tensors to the host count too."""
     with monkeypatch.context() as patch:
         patch.setattr(canny, "_hysteresis", canny._pointer_hysteresis)
+        patch.setattr(canny, "_positions", lambda mask: torch.nonzero(mask.view(-1)).squeeze(1))
+        patch.setattr(blocks, "CPU_PIXELS", blocks.DEVICE_PIXELS)
         counting = Counting()
         for name in ("numpy", "tolist", "cpu", "__array__"):
             patch.setattr(torch.Tensor, name, counted(name, counting))

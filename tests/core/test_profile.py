@@ -92,6 +92,8 @@ DAMAGES = {
     "unsorted quantiles": (("irs_quantiles", 0), 1e9),
     "tile of no side": (("tiles",), {"many": {}}),
     "tiles are a list": (("tiles",), [1]),
+    "tile of nothing": (("tiles", "64"), None),
+    "infinite count": (("count",), math.inf),
 }
 
 
@@ -213,3 +215,16 @@ def test_shipped_files_are_small_and_of_this_version() -> None:
         path = SHIPPED / f"photographs-{definition}.json"
         assert path.stat().st_size < 400_000
         assert json.loads(path.read_text(encoding="utf-8"))["version"] == VERSION
+
+
+def test_a_value_shared_by_many_pictures_ranks_in_their_middle(fitted) -> None:
+    """Else a picture without edges would look below all of a domain that has none."""
+    from dataclasses import replace
+
+    quantiles = fitted["reference"].radius_quantiles.clone()
+    quantiles[0], quantiles[1, :41] = 0, 0
+    profile = replace(fitted["reference"], radius_quantiles=quantiles)
+    found = profile.percentiles(torch.zeros(1, 5, dtype=torch.float64))[0]
+    assert found.tolist() == [0.5, 0.2, 0, 0, 0]
+    spread = profile.percentiles(quantiles.T.contiguous())[:, 2:]
+    torch.testing.assert_close(spread, torch.linspace(0, 1, 101, dtype=torch.float64)[:, None].expand(-1, 3))

@@ -144,6 +144,9 @@ def test_json_has_null_where_a_score_does_not_apply() -> None:
         (lambda data: {**data, "columns": [{"name": "a"}]}, "the scores are damaged"),
         (lambda data: {**data, "columns": data["columns"][:1] * 2}, "twice|damaged"),
         (lambda data: {**data, "about": 3}, "the scores are damaged"),
+        (lambda data: {**data, "about": []}, "the scores are damaged"),
+        (lambda data: {**data, "rows": [{"a": [1.0], "b": 1.0}]}, "the scores are damaged"),
+        (lambda data: "[" * 100_000, "the scores are no JSON"),
     ],
 )
 def test_damaged_json_is_refused(change, words: str) -> None:

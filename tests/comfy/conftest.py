@@ -1,0 +1,53 @@
+"""The real ComfyUI servers that these tests talk to; each starts once, and only if a test asks for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devtools.archive import build_archive, unpack
+from devtools.server import ComfyServer
+
+ROOT = Path(__file__).resolve().parents[2]
+TEST_PACK = Path(__file__).resolve().parent / "pack"
+OTHER_NAME = "another-folder"
+
+
+def _given(name: str) -> str:
+    if not os.environ.get(name):
+        pytest.skip(f"{name} is not set: run these tests with `python dev.py test comfy`")
+    return os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """ComfyUI with this checkout and the test nodes."""
+    packs = {"realism-kit": ROOT, "realism-test-nodes": TEST_PACK}
+    base = tmp_path_factory.mktemp("comfyui")
+    with ComfyServer(base, packs, _given("REALISM_COMFYUI_DIR"), _given("REALISM_COMFYUI_PY")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def packed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A fresh ComfyUI with nothing but the packed archive, unpacked under another folder name."""
+    base = tmp_path_factory.mktemp("fresh")
+    pack = base / "custom_nodes" / OTHER_NAME
+    unpack(build_archive(ROOT, base / "pack.zip"), pack)
+    packs = {OTHER_NAME: pack}
+    with ComfyServer(base, packs, _given("REALISM_COMFYUI_DIR"), _given("REALISM_COMFYUI_PY")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """The oldest ComfyUI that is supported, started with --disable-metadata."""
+    base = tmp_path_factory.mktemp("old")
+    packs = {"realism-kit": ROOT, "realism-test-nodes": TEST_PACK}
+    extra = ("--disable-metadata",)
+    with ComfyServer(base, packs, _given("REALISM_COMFYUI_OLD_DIR"), sys.executable, extra) as running:
+        yield running

@@ -1,0 +1,82 @@
+"""Short ways to write graphs for the real server and to read what came of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from devtools.client import Run
+
+OUTPUTS = {
+    "RealismScore": ("images", "scores", "irs", "plot", "report"),
+    "RealismMap": ("overlay", "map"),
+    "RealismFitProfile": ("profile", "summary"),
+    "RealismLoadProfile": ("profile",),
+    "RealismGate": (
+        "passed", "rejected", "passed_scores", "rejected_scores", "passed_latents", "rejected_latents",
+        "passed_masks", "rejected_masks", "passed_count", "rejected_count",
+    ),
+    "RealismSaveImages": ("images",),
+}  # fmt: skip
+DEFAULTS = {
+    "TestImages": {"kind": "noise", "batch": 1, "height": 64, "width": 64, "channels": 3, "seed": 0},
+    "TestImageList": {"kind": "index"},
+    "TestLatents": {"extras": True},
+    "TestMask": {"batch": 1, "height": 64, "width": 64, "fill": -1.0},
+    "RealismScore": {"definition": "reference"},
+    "RealismMap": {"definition": "reference", "tile": 32, "stride": 16},
+    "RealismFitProfile": {"definition": "reference", "overwrite": False},
+    "RealismGate": {"metric": "typicality", "rule": "threshold", "value": 0.05, "on_empty": "block"},
+    "RealismSaveImages": {"filename_prefix": "test/picture", "format": "png", "manifest": "none"},
+}
+
+
+class Node:
+    """A node; node["name"] or node[0] links to one of its outputs, the node itself to its first."""
+
+    def __init__(self, id: str, kind: str) -> None:
+        self.id, self.kind = id, kind
+
+    def __getitem__(self, output: str | int) -> list:
+        return [self.id, output if isinstance(output, int) else OUTPUTS[self.kind].index(output)]
+
+
+class Graph(dict):
+    """An API prompt that grows node by node, with the widgets' defaults filled in."""
+
+    def add(self, kind: str, /, **inputs: Any) -> Node:
+        """Add a node; nodes and links among the inputs connect it."""
+        node = Node(str(len(self) + 1), kind)
+        linked = {name: value[0] if isinstance(value, Node) else value for name, value in inputs.items()}
+        self[node.id] = {"class_type": kind, "inputs": {**DEFAULTS.get(kind, {}), **linked}}
+        return node
+
+    def show(self, link: Node | list) -> str:
+        """Add a node that tells what this link brings; returns its id for `shown`."""
+        return self.add("TestShow", value=link).id
+
+
+def status(run: Run) -> str:
+    """Return the last event's name: execution_success, execution_error or execution_interrupted."""
+    return run.events[-1][0]
+
+
+def done(run: Run) -> Run:
+    """Return the run, having checked that it ended well."""
+    assert status(run) == "execution_success", failure(run)
+    return run
+
+
+def failure(run: Run) -> str:
+    """Return the message that the artist sees of a prompt that went wrong."""
+    return next((data["exception_message"] for name, data in run.events if name == "execution_error"), "")
+
+
+def shown(run: Run, id: str) -> list:
+    """Return what reached a TestShow node, one description an item."""
+    return json.loads(run.entry["outputs"][id]["text"][0])
+
+
+def means(run: Run, id: str) -> list[list[float]]:
+    """Return the mean of each picture that reached a TestShow node, batch by batch."""
+    return [item["means"] for item in shown(run, id)]
