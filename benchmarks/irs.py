@@ -11,9 +11,11 @@ Input: `uint8` is bytes for both. `float` is ComfyUI's IMAGE, float32 0..1: ours
 gets the conversion that a ComfyUI node does, np.clip(255. * image, 0, 255).astype(np.uint8).
 Definition `paper` works at 512 x 512: at 512 both get the pictures as they are, at other sizes both resize
 and crop, the recipe with cv2.resize (area to shrink, bicubic to grow), hence the scores' difference.
-Memory is the growth of ru_maxrss in a fresh process, from after the input was made to after three calls.
+Memory (Linux) is the growth of a fresh process's peak, from after the input was made to after three calls.
 
     python benchmarks/irs.py [--threads 2] [--sizes 256,512,1024,2048] [--batches 1,8] [--quick] [--profile]
+
+Figures of one run: docs/speed.md.
 """
 
 from __future__ import annotations
@@ -158,18 +160,11 @@ def _print_memory(threads: int) -> None:
 
 def _memory_growth(who: str, definition: str, size: str, batch: str) -> float:
     """Return how much a fresh process's peak memory grows, in MiB, by scoring float pictures."""
-    import resource
-
     import numpy as np
     import torch
     from recipe import recipe_irs
 
     from realism_core.irs import score
-
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            2**20 if sys.platform == "darwin" else 2**10
-        )
 
     profile = _profile_for(definition)
     means = tuple(profile.means.tolist())
@@ -179,14 +174,21 @@ def _memory_growth(who: str, definition: str, size: str, batch: str) -> float:
     given = torch.empty(int(batch), int(size), int(size), 3)
     for index, picture in enumerate(mosaic(int(size), int(batch))):
         np.divide(picture, np.float32(255), out=given[index].numpy())
-    before = peak()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: making the input was one
+    before = _peak()
     for _ in range(3):
         if who == "ours":
             score(given, definition, profile)
         else:
             for image in given:
                 recipe_irs(_as_bytes(image), definition, means)
-    return peak() - before
+    return _peak() - before
+
+
+def _peak() -> float:
+    """Return this process's peak memory in MiB, as Linux keeps it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def _print_profile(sizes: list[int], batches: list[int]) -> None:

@@ -103,7 +103,9 @@ def test_real_columns_and_their_order(server: ComfyServer) -> None:
     assert kept["irs"] == max(shown(run, irs))
 
 
-def aligned(server: ComfyServer, sizes: str, latent_counts: str, score_counts: str, **inputs: object) -> None:
+def check_aligned(
+    server: ComfyServer, sizes: str, latent_counts: str, score_counts: str, **inputs: object
+) -> None:
     graph = Graph()
     images, scores = judged(graph, VALUES, sizes, score_counts)
     extra = graph.add("TestLatents", counts=latent_counts)
@@ -136,7 +138,7 @@ def test_latents_masks_and_scores_follow_their_pictures(
     server: ComfyServer, sizes: str, latents: str, scores: str
 ) -> None:
     """Also where the list is cut into batches in another way than the pictures are."""
-    aligned(server, sizes, latents, scores)
+    check_aligned(server, sizes, latents, scores)
 
 
 def test_latents_without_extras(server: ComfyServer) -> None:
@@ -190,7 +192,7 @@ def test_on_empty_best(server: ComfyServer) -> None:
     assert sorted_by(server, **band) == ([2], [0, 1, 3, 4])
 
 
-def refused(server: ComfyServer, words: list[str], values: str = VALUES, **inputs: object) -> None:
+def check_refused(server: ComfyServer, words: list[str], values: str = VALUES, **inputs: object) -> None:
     graph = Graph()
     images, scores = judged(graph, values, f"{values.count(',') + 1}x8x8")
     gate = graph.add("RealismGate", images=images, scores=scores, **inputs)
@@ -213,11 +215,11 @@ def refused(server: ComfyServer, words: list[str], values: str = VALUES, **input
     ],
 )
 def test_what_cannot_be_done_is_said(server: ComfyServer, inputs: dict, words: list[str]) -> None:
-    refused(server, words, **inputs)
+    check_refused(server, words, **inputs)
 
 
 def test_a_band_without_its_ends_is_refused_or_takes_the_shown_defaults(server: ComfyServer) -> None:
-    refused(server, ["band", "low", "high"], rule="band")
+    check_refused(server, ["band", "low", "high"], rule="band")
 
 
 @pytest.mark.parametrize("name", ["scores", "latents", "masks"])

@@ -42,7 +42,7 @@ def fit(server: ComfyServer, **inputs: object) -> tuple[Run, dict]:
     return run, json.loads(output["text"][0]) if output else {}
 
 
-def refused(run: Run, *words: str) -> None:
+def check_refused(run: Run, *words: str) -> None:
     assert status(run) == "execution_error"
     assert all(word in failure(run) for word in words), failure(run)
 
@@ -107,7 +107,7 @@ def test_a_profile_is_never_overwritten_by_another_unasked(server: ComfyServer) 
     first = file.read_bytes()
     done(fit_images(server, seed=1, salt=2))
     assert file.read_bytes() == first
-    refused(fit_images(server, seed=2, salt=3), "name 'taken' is taken", "overwrite")
+    check_refused(fit_images(server, seed=2, salt=3), "name 'taken' is taken", "overwrite")
     assert file.read_bytes() == first
     done(fit_images(server, seed=2, salt=4, overwrite=True))
     assert file.read_bytes() != first
@@ -116,7 +116,7 @@ def test_a_profile_is_never_overwritten_by_another_unasked(server: ComfyServer) 
 def test_a_damaged_profile_of_the_same_name_is_replaced_only_when_asked(server: ComfyServer) -> None:
     file = profiles(server) / "taken.json"
     file.write_text("{ broken")
-    refused(fit_images(server, seed=1, salt=5), "taken.json")
+    check_refused(fit_images(server, seed=1, salt=5), "taken.json")
     assert file.read_text() == "{ broken"
     done(fit_images(server, seed=1, salt=6, overwrite=True))
     assert Profile.load(file).count == 6
@@ -126,7 +126,7 @@ def test_a_damaged_profile_of_the_same_name_is_replaced_only_when_asked(server: 
 def test_names_with_path_parts_are_refused(server: ComfyServer, name: str) -> None:
     textures(server.base / "input" / "five", 5)
     run, _ = fit(server, folder="five", name=name)
-    refused(run, "name", "cannot be a file name", "letters")
+    check_refused(run, "name", "cannot be a file name", "letters")
     assert not (server.base / "models" / "up.json").exists()
 
 
@@ -138,7 +138,7 @@ def test_folders_outside_comfyui_are_refused(server: ComfyServer, tmp_path: Path
     up = os.path.relpath(tmp_path / "secret", server.base / "input")
     for folder in ("..", up, str(tmp_path / "secret"), "way out", "real/../../.."):
         run, _ = fit(server, folder=folder, name="outside")
-        refused(run, "folder", "leads outside ComfyUI's folders", "inside ComfyUI's input")
+        check_refused(run, "folder", "leads outside ComfyUI's folders", "inside ComfyUI's input")
     assert not (profiles(server) / "outside.json").exists()
 
 
@@ -159,7 +159,7 @@ def test_nothing_to_fit(server: ComfyServer) -> None:
         ({"folder": "few"}, ["at least 5 usable pictures, got 3", "add photographs"]),
     ):
         run, _ = fit(server, name="nothing", **inputs)
-        refused(run, *words)
+        check_refused(run, *words)
     assert not (profiles(server) / "nothing.json").exists()
 
 
@@ -201,7 +201,7 @@ def test_nan_pictures_do_not_get_into_a_profile(server: ComfyServer) -> None:
     graph = Graph()
     images = graph.add("TestImages", kind="nan", batch=6)
     graph.add("RealismFitProfile", images=images, name="nan")
-    refused(server.run(graph), "images", "NaN")
+    check_refused(server.run(graph), "images", "NaN")
     assert not (profiles(server) / "nan.json").exists()
 
 
@@ -222,7 +222,7 @@ def test_bad_profile_files_are_refused(server: ComfyServer) -> None:
         ("short.json", json.dumps({**good, "means": [1.0]}), ["short.json is damaged"]),
     ):
         (profiles(server) / name).write_text(content)
-        refused(load(server, name), *words)
+        check_refused(load(server, name), *words)
         (profiles(server) / name).unlink()
 
 

@@ -183,7 +183,7 @@ def score_with(graph: Graph, **inputs: object) -> None:
     graph.show(graph.add("RealismScore", images=images, **inputs)["irs"])
 
 
-def refused(server: ComfyServer, graph: Graph, *words: str) -> None:
+def check_refused(server: ComfyServer, graph: Graph, *words: str) -> None:
     run = server.run(graph)
     assert status(run) == "execution_error"
     assert all(word in failure(run) for word in words), failure(run)
@@ -197,7 +197,7 @@ def test_bad_masks_are_refused(server: ComfyServer) -> None:
     ):
         graph = Graph()
         score_with(graph, mask=graph.add("TestMask", **inputs))
-        refused(server, graph, *words)
+        check_refused(server, graph, *words)
 
 
 def test_errors_name_a_picture_by_its_place_in_the_whole_batch(server: ComfyServer) -> None:
@@ -205,13 +205,13 @@ def test_errors_name_a_picture_by_its_place_in_the_whole_batch(server: ComfyServ
     graph = Graph()
     bad = graph.add("TestImages", kind="nan", batch=10, height=1024, width=1024)
     graph.show(graph.add("RealismScore", images=bad)["irs"])
-    refused(server, graph, "picture 9", "NaN")
+    check_refused(server, graph, "picture 9", "NaN")
 
 
 def test_paper_takes_no_mask(server: ComfyServer) -> None:
     graph = Graph()
     score_with(graph, mask=graph.add("TestMask"), definition="paper")
-    refused(server, graph, "mask works with definition 'reference' only", "crop")
+    check_refused(server, graph, "mask works with definition 'reference' only", "crop")
 
 
 @pytest.mark.parametrize("kind", ["RealismScore", "RealismMap"])
@@ -219,7 +219,7 @@ def test_profile_of_the_other_definition_is_refused(server: ComfyServer, kind: s
     graph = Graph()
     profile = graph.add("RealismLoadProfile", name="shipped: photographs (paper)")
     graph.show(graph.add(kind, images=graph.add("TestImages"), profile=profile)[0])
-    refused(server, graph, "definition 'paper'", "set definition to 'paper'")
+    check_refused(server, graph, "definition 'paper'", "set definition to 'paper'")
 
 
 def test_map_refuses_tiles_that_do_not_fit(server: ComfyServer) -> None:
@@ -229,7 +229,7 @@ def test_map_refuses_tiles_that_do_not_fit(server: ComfyServer) -> None:
     ):
         graph = Graph()
         graph.show(graph.add("RealismMap", images=graph.add("TestImages"), **inputs)[0])
-        refused(server, graph, *words)
+        check_refused(server, graph, *words)
 
 
 def test_unknown_definition_is_refused_before_the_run(server: ComfyServer) -> None:
@@ -253,7 +253,7 @@ def test_progress_is_reported(server: ComfyServer) -> None:
     assert {step["max"] for step in steps} == {10}
 
 
-def interrupted(server: ComfyServer, graph: Graph, node: str) -> None:
+def check_interrupted(server: ComfyServer, graph: Graph, node: str) -> None:
     """Interrupt at the node's first progress, then see that it ended there and the server still works."""
     asked = []
 
@@ -277,7 +277,7 @@ def test_interrupt_of_scoring(server: ComfyServer) -> None:
     images = graph.add("TestImages", kind="soft", batch=24, height=1024, width=1024)
     scored = graph.add("RealismScore", images=images)
     graph.show(scored["irs"])
-    interrupted(server, graph, scored.id)
+    check_interrupted(server, graph, scored.id)
 
 
 def test_interrupt_of_a_fit_saves_no_profile(server: ComfyServer) -> None:
@@ -287,5 +287,5 @@ def test_interrupt_of_a_fit_saves_no_profile(server: ComfyServer) -> None:
         shutil.copyfile(INPUTS / "chelsea.png", folder / f"{index}.png")
     graph = Graph()
     fit = graph.add("RealismFitProfile", folder="many", name="interrupted")
-    interrupted(server, graph, fit.id)
+    check_interrupted(server, graph, fit.id)
     assert not list((server.base / "models" / "realism_profiles").glob("interrupted*"))

@@ -70,6 +70,8 @@ def count(call, monkeypatch: pytest.MonkeyPatch) -> Counting:
         patch.setattr(canny, "_hysteresis", canny._pointer_hysteresis)
         patch.setattr(canny, "_positions", lambda mask: torch.nonzero(mask.view(-1)).squeeze(1))
         patch.setattr(blocks, "CPU_PIXELS", blocks.DEVICE_PIXELS)
+        # what runs on a thread of its own would not be counted
+        patch.setattr(blocks, "FEW_THREADS", 0)
         counting = Counting()
         for name in ("numpy", "tolist", "cpu", "__array__"):
             patch.setattr(torch.Tensor, name, counted(name, counting))

@@ -1,0 +1,117 @@
+"""The workflows in ComfyUI's real frontend: they load, mean what the tests run, and run from the page."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from devtools.server import ComfyServer
+from devtools.workflow import to_prompt
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.0.0",
+    "Comfy.Locale": "en",
+    "Comfy.Release.Status": "skipped",
+}
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+READY = "() => window.app?.graph && window.app.extensionManager"
+# where a run leaves pictures of the page, for a look by eye
+SHOTS = os.environ.get("REALISM_SHOTS")
+
+
+def _given(name: str) -> str:
+    if not os.environ.get(name):
+        pytest.skip(f"{name} is not set: run these tests with `python dev.py test browser`")
+    return os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    base = tmp_path_factory.mktemp("comfyui")
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(SETTINGS))
+    directory, python = _given("REALISM_COMFYUI_DIR"), _given("REALISM_COMFYUI_PY")
+    with ComfyServer(base, {"realism-kit": ROOT}, directory, python) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(server: ComfyServer) -> Iterator[Page]:
+    """The frontend in a browser that reaches this server and nothing else."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_given("REALISM_CHROMIUM"), args=FLAGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        local = (server.url, "data:", "blob:")
+        page.route("**/*", lambda r: r.continue_() if r.request.url.startswith(local) else r.abort())
+        page.goto(server.url, wait_until="domcontentloaded")
+        page.wait_for_function(READY, timeout=120_000)
+        yield page
+        browser.close()
+
+
+def load(page: Page, workflow: Path) -> dict:
+    """Load a workflow file into the page; returns the prompt that the frontend makes of it."""
+    page.evaluate(
+        "async ([graph, name]) => { await window.app.loadGraphData(graph, true, true, name) }",
+        [json.loads(workflow.read_text(encoding="utf-8")), workflow.stem],
+    )
+    return page.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_frontend_reads_a_workflow_as_the_tests_do(
+    workflow: Path, page: Page, server: ComfyServer
+) -> None:
+    """So that the server tests, which convert workflows themselves, run what an artist runs."""
+    ours = to_prompt(json.loads(workflow.read_text(encoding="utf-8")), server.object_info())
+    theirs = load(page, workflow)
+    assert {key: node["class_type"] for key, node in theirs.items()} == {
+        key: node["class_type"] for key, node in ours.items()
+    }
+    for key, node in ours.items():
+        # the frontend also sends what its own widgets hold (previews); ours must all be there, and alike
+        assert {name: theirs[key]["inputs"].get(name) for name in node["inputs"]} == node["inputs"]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_runs_from_the_page(workflow: Path, page: Page, server: ComfyServer) -> None:
+    load(page, workflow)
+    before = set(server.get("/history"))
+    page.evaluate("async () => { await window.app.queuePrompt(0, 1) }")
+    deadline = time.monotonic() + 180
+    while not (new := set(server.get("/history")) - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert new, f"{workflow.name} did not end in time; the log ends: {server.log_tail()}"
+    assert server.get("/history")[new.pop()]["status"]["status_str"] == "success"
+    previews = "type => window.app.graph._nodes.filter(n => n.type === type).every(n => n.imgs?.length)"
+    page.wait_for_function(previews, arg="RealismScore", timeout=30_000)
+    if SHOTS:
+        page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        page.wait_for_timeout(2500)
+        page.screenshot(path=str(Path(SHOTS) / f"{workflow.stem}.png"))
+
+
+def test_a_node_has_its_help_page(page: Page) -> None:
+    """The frontend looks for docs/<node id>/<language>.md under the pack's folder."""
+    text = page.evaluate(
+        "async () => (await fetch('/extensions/realism-kit/docs/RealismGate/en.md')).text()"
+    )
+    assert text.startswith("# Realism Gate")
