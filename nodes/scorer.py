@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..realism_core.evidence import ScoreTable, report, score_table
-from ..realism_core.images import check_images, check_mask, to_planes
+from ..realism_core.images import check_finite, check_images, check_mask
 from ..realism_core.irs import DEFINITIONS, Profile, typicality_map
 from ..realism_core.plots import overlay, radar
 from .comfy import Progress, io, schema, ui
@@ -151,8 +151,7 @@ class RealismMap(io.ComfyNode):
 def _checked(images: Tensor) -> Tensor:
     """Return a batch that can be measured in parts: errors name a picture by its place in the whole batch."""
     images = check_images(images)
-    if images.is_floating_point() and not torch.isfinite(images.sum(dtype=torch.float32)):
-        to_planes(images)
+    check_finite(images)
     return images
 
 

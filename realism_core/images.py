@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .blocks import Block, map_blocks
+
 MIN_SIDE = 3
 
 
@@ -62,11 +64,21 @@ def to_planes(images: Tensor, name: str = "images") -> Tensor:
         images = images.cpu()
     if images.shape[-1] == 4:
         images = images[..., :3]
-    planes = images.movedim(-1, 1)
-    if planes.dtype != torch.uint8:
-        check_finite(planes, name)
-        planes = planes.to(torch.float32).clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
-    return planes.expand(-1, 3, -1, -1).contiguous()
+    if images.dtype == torch.uint8:
+        return images.movedim(-1, 1).expand(-1, 3, -1, -1).contiguous()
+    batch, height, width, _ = images.shape
+    planes = torch.empty(batch, 3, height, width, dtype=torch.uint8, device=images.device)
+
+    def quantise(block: Block) -> Tensor:
+        part = images[block.images, block.rows].to(torch.float32)
+        levels = part.clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
+        planes[block.images, :, block.rows] = levels.movedim(-1, 1)
+        return part.sum()
+
+    sums = torch.stack(map_blocks(quantise, (batch, height, width), images.device))
+    if not torch.isfinite(sums).all():
+        check_finite(images, name)
+    return planes
 
 
 def check_mask(mask: Tensor | None, planes: Tensor, name: str = "mask") -> Tensor | None:

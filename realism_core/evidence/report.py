@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from ..irs import Measures
 from .table import ScoreTable
 
@@ -64,9 +62,3 @@ def _notes(row: dict, definition: str) -> list[str]:
         verdict = "unlike" if typicality < _TAIL else "within the range of"
         notes.insert(0, f"{verdict} the profile's photographs (typicality {typicality:.3f})")
     return notes
-
-
-def mean_row(table: ScoreTable) -> dict[str, float | None]:
-    """Return the mean of each column over the pictures it applies to, None where it applies to none."""
-    means = torch.nanmean(table.values, 0).tolist()
-    return {name: None if value != value else value for name, value in zip(table.names, means, strict=True)}

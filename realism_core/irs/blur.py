@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import Block, map_blocks
+from ..blocks import Block, map_blocks
 
 
 def grey_variance(grey: Tensor, mask: Tensor | None = None) -> Tensor:

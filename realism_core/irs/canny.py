@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import Block, map_blocks
+from ..blocks import Block, map_blocks
 
 TAN_22 = 13573  # round(tan(22.5 degrees) * 2^15), OpenCV's constant
 ROUNDS_PER_CHECK = 4

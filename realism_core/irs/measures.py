@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..images import check_mask, to_planes
-from .blocks import side_by_side
 from .blur import grey_variance, laplacian_variance
 from .canny import canny_edges
 from .glcm import cooccurrence, glcm_asm, glcm_contrast
@@ -56,34 +55,28 @@ def measure(images: Tensor, definition: str = "reference", mask: Tensor | None =
 
 def measure_reference(planes: Tensor, mask: Tensor | None = None) -> Measures:
     """The research code's five measures of uint8 planes [B,3,H,W], at their own size; mask bool [B,H,W]."""
-
-    def edges_and_variance() -> tuple[Tensor, Tensor]:
-        swapped = opencv_grey(planes, swapped=True)
-        return _edge_density(swapped, mask), grey_variance(swapped, mask)
-
-    def texture_and_spectrum() -> tuple[Tensor, Tensor, Tensor]:
-        counts = cooccurrence(pillow_grey(planes), mask)
-        return glcm_contrast(counts), glcm_asm(counts).sqrt(), mean_log_spectrum(planes, mask)
-
-    (edges, variance), (contrast, energy, spectrum) = side_by_side(
-        edges_and_variance, texture_and_spectrum, planes[:, 0].shape, planes.device
+    swapped = opencv_grey(planes, swapped=True)
+    counts = cooccurrence(pillow_grey(planes), mask)
+    return Measures(
+        _edge_density(swapped, mask),
+        glcm_contrast(counts),
+        glcm_asm(counts).sqrt(),
+        grey_variance(swapped, mask),
+        mean_log_spectrum(planes, mask),
     )
-    return Measures(edges, contrast, energy, variance, spectrum)
 
 
 def measure_paper(planes: Tensor) -> Measures:
     """The paper's five measures of uint8 planes [B,3,H,W] as they are, without the fixed size."""
     grey = opencv_grey(planes)
-
-    def texture_and_spectrum() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        counts = cooccurrence(pillow_grey(planes))
-        spectrum = mean_magnitude_spectrum(grey)
-        return glcm_contrast(counts), glcm_asm(counts), laplacian_variance(grey), spectrum
-
-    edges, (contrast, energy, variance, spectrum) = side_by_side(
-        lambda: _edge_density(grey, None), texture_and_spectrum, grey.shape, grey.device
+    counts = cooccurrence(pillow_grey(planes))
+    return Measures(
+        _edge_density(grey, None),
+        glcm_contrast(counts),
+        glcm_asm(counts),
+        laplacian_variance(grey),
+        mean_magnitude_spectrum(grey),
     )
-    return Measures(edges, contrast, energy, variance, spectrum)
 
 
 def fit_paper_size(planes: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import Block, map_blocks
+from ..blocks import Block, map_blocks
 
 FLOOR = 1e-8
 # rounding noise of a float32 transform stays below this share of the largest row's length

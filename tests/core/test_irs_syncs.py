@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from realism_core.irs import blocks, canny, measure
+from realism_core import blocks
+from realism_core.irs import canny, measure
 from realism_core.irs.profile import Profile
 from realism_core.irs.score import score
 from tests.core.textures import scenes, texture
@@ -70,8 +71,6 @@ def count(call, monkeypatch: pytest.MonkeyPatch) -> Counting:
         patch.setattr(canny, "_hysteresis", canny._pointer_hysteresis)
         patch.setattr(canny, "_positions", lambda mask: torch.nonzero(mask.view(-1)).squeeze(1))
         patch.setattr(blocks, "CPU_PIXELS", blocks.DEVICE_PIXELS)
-        # what runs on a thread of its own would not be counted
-        patch.setattr(blocks, "FEW_THREADS", 0)
         counting = Counting()
         for name in ("numpy", "tolist", "cpu", "__array__"):
             patch.setattr(torch.Tensor, name, counted(name, counting))
