@@ -213,7 +213,6 @@ def _print_profile(sizes: list[int], batches: list[int]) -> None:
                 "opencv_grey": lambda planes=planes: opencv_grey(planes, swapped=True),
                 "pillow_grey": lambda planes=planes: pillow_grey(planes),
                 "canny_edges": lambda grey=grey: canny.canny_edges(grey),
-                "  _sobel": lambda grey=grey: canny._sobel(grey),
                 "cooccurrence": lambda luma=luma: glcm.cooccurrence(luma),
                 "contrast + asm": lambda counts=counts: (glcm.glcm_contrast(counts), glcm.glcm_asm(counts)),
                 "grey_variance": lambda grey=grey: grey_variance(grey),

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from realism_core.evidence import Column, ScoreTable, report, score_table
 from realism_core.evidence.columns import COLUMNS
-from realism_core.evidence.report import mean_row
 from realism_core.irs import Measures, Profile, score
 from tests.core.textures import scenes
 
@@ -206,7 +205,3 @@ def test_columns_are_chosen_and_ordered_by_name(images: torch.Tensor, profile: P
     with pytest.raises(ValueError, match="columns: there is no beauty; known are irs, typicality"):
         score_table(images, ["irs", "beauty"], profile)
     report(scores)
-
-
-def test_means_leave_out_what_does_not_apply() -> None:
-    assert mean_row(table((0.2, math.nan), (0.4, math.nan))) == {"a": pytest.approx(0.3), "b": None}
