@@ -58,7 +58,7 @@ def scored_rows(
             continue
         try:
             images = check_images(picture[None], str(path))
-            yield path, score_table(images, columns, profile, definition).rows()[0]
+            yield path, score_table(images, columns, profile, definition=definition).rows()[0]
         except (ValueError, RuntimeError, MemoryError) as error:
             # one at a time: a batch would not give the same last digits, nor each row at once
             reason = str(error) if isinstance(error, ValueError) else f"{path} could not be scored ({error})."

@@ -29,6 +29,7 @@ def score_table(
     images: Tensor,
     columns: Sequence[str] | None = None,
     profile: Profile | None = None,
+    *,
     definition: str = "reference",
     mask: Tensor | None = None,
 ) -> ScoreTable:
