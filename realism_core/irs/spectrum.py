@@ -59,7 +59,7 @@ def _row_log_sums(rows: Tensor) -> Tensor:
 
 def _log_sums(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return each row's sum of ln(|F| + 1e-8), float64, and its smallest |F|^2."""
-    # whole numbers below 2^24: exact in float32
+    # whole numbers and halves far below 2^23: exact in float32
     red, green, blue = rows.to(torch.float32)
     pair = green + blue
     width = rows.shape[2]

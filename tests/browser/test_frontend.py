@@ -13,6 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from devtools.server import ComfyServer
 from devtools.workflow import to_prompt
+from tests.given import given
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -36,19 +37,13 @@ READY = "() => window.app?.graph && window.app.extensionManager"
 SHOTS = os.environ.get("REALISM_SHOTS")
 
 
-def _given(name: str) -> str:
-    if not os.environ.get(name):
-        pytest.skip(f"{name} is not set: run these tests with `python dev.py test browser`")
-    return os.environ[name]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     base = tmp_path_factory.mktemp("comfyui")
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps(SETTINGS))
-    directory, python = _given("REALISM_COMFYUI_DIR"), _given("REALISM_COMFYUI_PY")
+    directory, python = given("REALISM_COMFYUI_DIR", "browser"), given("REALISM_COMFYUI_PY", "browser")
     with ComfyServer(base, {"realism-kit": ROOT}, directory, python) as running:
         yield running
 
@@ -57,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 def page(server: ComfyServer) -> Iterator[Page]:
     """The frontend in a browser that reaches this server and nothing else."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_given("REALISM_CHROMIUM"), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=given("REALISM_CHROMIUM", "browser"), args=FLAGS)
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
         local = (server.url, "data:", "blob:")
         page.route("**/*", lambda r: r.continue_() if r.request.url.startswith(local) else r.abort())
@@ -111,7 +106,5 @@ def test_a_workflow_runs_from_the_page(workflow: Path, page: Page, server: Comfy
 
 def test_a_node_has_its_help_page(page: Page) -> None:
     """The frontend looks for docs/<node id>/<language>.md under the pack's folder."""
-    text = page.evaluate(
-        "async () => (await fetch('/extensions/realism-kit/docs/RealismGate/en.md')).text()"
-    )
+    text = page.evaluate("async () => (await fetch('/extensions/realism-kit/docs/RealismGate/en.md')).text()")
     assert text.startswith("# Realism Gate")

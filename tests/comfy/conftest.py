@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +10,11 @@ import pytest
 
 from devtools.archive import build_archive, unpack
 from devtools.server import ComfyServer
+from tests.given import given
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST_PACK = Path(__file__).resolve().parent / "pack"
 OTHER_NAME = "another-folder"
-
-
-def _given(name: str) -> str:
-    if not os.environ.get(name):
-        pytest.skip(f"{name} is not set: run these tests with `python dev.py test comfy`")
-    return os.environ[name]
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +22,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """ComfyUI with this checkout and the test nodes."""
     packs = {"realism-kit": ROOT, "realism-test-nodes": TEST_PACK}
     base = tmp_path_factory.mktemp("comfyui")
-    with ComfyServer(base, packs, _given("REALISM_COMFYUI_DIR"), _given("REALISM_COMFYUI_PY")) as running:
+    with ComfyServer(
+        base, packs, given("REALISM_COMFYUI_DIR", "comfy"), given("REALISM_COMFYUI_PY", "comfy")
+    ) as running:
         yield running
 
 
@@ -39,7 +35,9 @@ def packed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfySer
     pack = base / "custom_nodes" / OTHER_NAME
     unpack(build_archive(ROOT, base / "pack.zip"), pack)
     packs = {OTHER_NAME: pack}
-    with ComfyServer(base, packs, _given("REALISM_COMFYUI_DIR"), _given("REALISM_COMFYUI_PY")) as running:
+    with ComfyServer(
+        base, packs, given("REALISM_COMFYUI_DIR", "comfy"), given("REALISM_COMFYUI_PY", "comfy")
+    ) as running:
         yield running
 
 
@@ -49,5 +47,7 @@ def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer
     base = tmp_path_factory.mktemp("old")
     packs = {"realism-kit": ROOT, "realism-test-nodes": TEST_PACK}
     extra = ("--disable-metadata",)
-    with ComfyServer(base, packs, _given("REALISM_COMFYUI_OLD_DIR"), sys.executable, extra) as running:
+    with ComfyServer(
+        base, packs, given("REALISM_COMFYUI_OLD_DIR", "comfy"), sys.executable, extra
+    ) as running:
         yield running
