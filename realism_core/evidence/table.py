@@ -20,6 +20,7 @@ class Column(NamedTuple):
     """What a number means: unit, the direction that speaks for a real photograph, and the range it can take.
 
     direction: "higher" or "lower" speaks for real, "middle" = both ends speak against, "none" = a plain fact.
+    meaning: what it is evidence of, in plain words.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Column(NamedTuple):
     direction: Direction
     low: float
     high: float
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class ScoreTable:
                 "unit": c.unit,
                 "direction": c.direction,
                 "range": [_finite(c.low), _finite(c.high)],
+                "meaning": c.meaning,
             }
             for c in self.columns
         ]
@@ -150,6 +153,7 @@ class ScoreTable:
                     c["name"], c["unit"], c["direction"],
                     -math.inf if c["range"][0] is None else float(c["range"][0]),
                     math.inf if c["range"][1] is None else float(c["range"][1]),
+                    str(c.get("meaning", "")),
                 )
                 for c in data["columns"]
             )
