@@ -1,6 +1,6 @@
 """The nodes an artist sees; each file ends in a NODES list."""
 
-from . import gate, images, profiles, scorer
+from . import degrade, gate, images, profiles, scorer
 from .comfy import ComfyExtension, add_model_folder
 
 
@@ -10,4 +10,4 @@ class RealismKit(ComfyExtension):
     async def get_node_list(self) -> list:
         # not in on_load, which ComfyUI 0.3.75 never calls
         add_model_folder("realism_profiles", {".json"})
-        return [*scorer.NODES, *profiles.NODES, *gate.NODES, *images.NODES]
+        return [*scorer.NODES, *profiles.NODES, *gate.NODES, *images.NODES, *degrade.NODES]

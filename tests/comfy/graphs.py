@@ -17,6 +17,7 @@ OUTPUTS = {
         "passed_masks", "rejected_masks", "passed_count", "rejected_count",
     ),
     "RealismSaveImages": ("images",),
+    "RealismDegrade": ("images", "setting"),
 }  # fmt: skip
 DEFAULTS = {
     "TestImages": {"kind": "noise", "batch": 1, "height": 64, "width": 64, "channels": 3, "seed": 0},
@@ -28,6 +29,7 @@ DEFAULTS = {
     "RealismFitProfile": {"definition": "reference", "overwrite": False},
     "RealismGate": {"metric": "typicality", "rule": "threshold", "value": 0.05, "on_empty": "block"},
     "RealismSaveImages": {"filename_prefix": "test/picture", "format": "png", "manifest": "none"},
+    "RealismDegrade": {"kind": "jpeg", "strength": 0.5, "seed": 0},
 }
 
 
