@@ -10,6 +10,7 @@ from comfy_api.latest import ComfyExtension, io
 from torch import Tensor
 
 from .pictures import KINDS, picture_batch
+from .vaes import TestReconstruction, TestVae
 
 Scores = io.Custom("REALISM_SCORES")
 
@@ -193,4 +194,7 @@ def describe(item: object) -> object:
 
 class RealismTestNodes(ComfyExtension):
     async def get_node_list(self) -> list:
-        return [TestImages, TestImageList, TestLatents, TestMask, TestSetColumn, TestShow]
+        return [
+            TestImages, TestImageList, TestLatents, TestMask, TestSetColumn, TestShow, TestReconstruction,
+            TestVae,
+        ]  # fmt: skip
