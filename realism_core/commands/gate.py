@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..evidence.columns import COLUMNS
-from ..gate import RULES
+from ..gate import RULES, UNKNOWN
 from ..gate.folders import FolderGate, Placed
 from ..pictures import PictureError, find_pictures
 from .common import (
@@ -27,8 +27,11 @@ from .common import (
 
 ABOUT = (
     "rules: threshold keeps scores of at least VALUE (at most, with --keep low); band keeps --low to "
-    "--high; top_k keeps the VALUE best pictures; top_fraction the best share VALUE. Pictures without a "
-    "score are rejected, files that cannot be read stay where they are. Nothing is overwritten: names "
+    "--high; top_k keeps the VALUE best pictures; top_fraction the best share VALUE. A picture is unknown "
+    "if the metric says nothing about it (grey or flat, or the evidence is gone): it is rejected unless "
+    "--unknown says otherwise. With --unknown pass or block the rules look at the other pictures only, and "
+    "top_k and top_fraction count only those. Files that cannot be read stay where they are. Nothing is "
+    "overwritten: names "
     "that are taken get a number, and a run that was stopped goes on when it is started again. Each "
     "decision is a row of realism-gate.csv beside the passed folder. Example: realism gate renders --rule "
     "threshold --value 0.05 --passed good --rejected odd"
@@ -49,6 +52,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--low", type=float, metavar="V", help="the lower end of the band")
     parser.add_argument("--high", type=float, metavar="V", help="the upper end of the band")
     parser.add_argument("--keep", choices=("high", "low"), help="which end is the better one (default: high)")
+    parser.add_argument(
+        "--unknown", choices=UNKNOWN, default="reject",
+        help="what to do with pictures the metric says nothing about: reject them (default), let them "
+        "pass, or leave them where they are (block)",
+    )  # fmt: skip
     parser.add_argument("--passed", required=True, metavar="DIR", help="folder for what passes")
     parser.add_argument("--rejected", required=True, metavar="DIR", help="folder for the rest")
     modes = parser.add_mutually_exclusive_group()
@@ -71,18 +79,18 @@ def run(args: argparse.Namespace) -> int:
     gate = FolderGate(
         args.paths, args.passed, args.rejected, args.rule,
         value=args.value, low=args.low, high=args.high, keep=args.keep or "high",
-        mode=args.mode, metric=args.metric,
+        mode=args.mode, metric=args.metric, on_unknown=args.unknown,
     )  # fmt: skip
     paths = find_pictures(args.paths, skip=(args.passed, args.rejected))
     rows = scored_rows(paths, args.definition, profile, columns=[args.metric])
-    tally = Tally(args.metric)
+    tally = Tally(args.metric, args.unknown)
     try:
         for placed in gate.place(_values(rows, args)):
             tally.add(placed)
             clear_progress()
             if placed.reason:
                 complain(placed.reason)
-            if placed.target:
+            if placed.target or placed.decision == "unknown":
                 print(line(placed, args.mode), flush=True)
     except KeyboardInterrupt:
         clear_progress()
@@ -107,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
 def line(placed: Placed, mode: str) -> str:
     """Return the line of one picture."""
     value = "-" if math.isnan(placed.value) else f"{placed.value:.4g}"
+    if placed.target is None:
+        return f"{placed.decision:<8} {value:>8}  {placed.path} (left in place)"
     note = (
         f"  ({placed.action}{', source removed' * (mode == 'move')})"
         if placed.action == "already there"
@@ -118,8 +128,9 @@ def line(placed: Placed, mode: str) -> str:
 class Tally:
     """Counts what became of the pictures, for the summary."""
 
-    def __init__(self, metric: str) -> None:
+    def __init__(self, metric: str, on_unknown: str) -> None:
         self.metric = metric
+        self.on_unknown = {"reject": "rejected", "pass": "passed", "block": "left in place"}[on_unknown]
         self.total = self.complaints = self.without = 0
         self.decisions: Counter[str] = Counter()
         self.actions: Counter[str] = Counter()
@@ -133,7 +144,7 @@ class Tally:
         self.actions[placed.action] += 1
         if not math.isnan(placed.value):
             self.lowest, self.highest = min(self.lowest, placed.value), max(self.highest, placed.value)
-        elif placed.target:
+        elif placed.decision != "unreadable":
             self.without += 1
 
     def summary(self, passed: str, rejected: str) -> str:
@@ -147,7 +158,7 @@ class Tally:
         if self.highest >= self.lowest:
             lines.append(f"{self.metric} ran from {self.lowest:.4g} to {self.highest:.4g}")
         if self.without:
-            lines.append(f"{plural(self.without)} without {self.metric} (grey or flat): rejected")
+            lines.append(f"{plural(self.without)} without {self.metric} (grey or flat): {self.on_unknown}")
         if left := self.decisions["unreadable"]:
             lines.append(f"{plural(left, 'file')} could not be used and stayed in place")
         return "\n".join(lines)

@@ -1,5 +1,5 @@
 """Selection rules over scores."""
 
-from .select import RULES, best, check_rule, select
+from .select import RULES, UNKNOWN, Decision, best, check_rule, decide, select
 
-__all__ = ["RULES", "best", "check_rule", "select"]
+__all__ = ["RULES", "UNKNOWN", "Decision", "best", "check_rule", "decide", "select"]

@@ -1,4 +1,4 @@
-"""A gate on files: each picture goes to the passed or to the rejected folder, and none is lost."""
+"""A gate on files: each picture goes to the passed or the rejected folder or stays, and none is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from ..pictures import PictureError, fixed_part, is_inside
 from .files import check_source, publish, same_bytes, same_file, sync_folder, verified_copy
 from .record import PlaceError, Record
-from .select import check_rule, select
+from .select import check_rule, decide
 
 ACTIONS = {"copy": "copied", "move": "moved", "link": "linked"}
 PART = ".realism.part"
@@ -24,9 +24,10 @@ PART = ".realism.part"
 class Placed(NamedTuple):
     """What became of a picture.
 
-    decision: "passed", "rejected" or "unreadable". value: its score, NaN if it has none. action: "copied",
-    "moved", "linked", "already there" or "left" (where it was, for `reason`). target: its new place, None if
-    it was left.
+    decision: "passed", "rejected", "unknown" (without a score, and such are blocked) or "unreadable".
+    value: its score, NaN if it has none. action: "copied", "moved", "linked", "already there" or "left"
+    (where it was; `reason` says why if something is wrong with it). target: its new place, None if it was
+    left.
     """
 
     path: Path
@@ -41,8 +42,9 @@ class FolderGate:
     """Puts scored pictures into the folders `passed` and `rejected`, which are made if needed.
 
     roots: the files, folders and patterns that are scored; a picture keeps its place below its folder. rule,
-    value, low, high, keep: as for `select`. mode: "copy", "move" or "link" (symbolic). metric: the score's
-    name, for the record `realism-gate.csv` beside the passed folder, one row a picture. A name that is taken
+    value, low, high, keep, on_unknown: as for `decide`; a blocked picture stays where it is. mode: "copy",
+    "move" or "link" (symbolic). metric: the score's name, for the record `realism-gate.csv` beside the
+    passed folder: one row a picture, not repeated while a picture stays blocked. A name that is taken
     by other bytes becomes "name (2).png"; one taken by the same bytes is done already, and a move then
     removes the source. Copies are checked (size, SHA-256) before they get their name, moves remove the
     source only after that. Raises ValueError if the folders and the rule make no sense, naming the fix.
@@ -60,18 +62,19 @@ class FolderGate:
         keep: str = "high",
         mode: str = "copy",
         metric: str = "",
+        on_unknown: str = "reject",
     ) -> None:
-        check_rule(rule, value, low, high, keep)
+        check_rule(rule, value, low, high, keep, on_unknown)
         if mode not in ACTIONS:
             raise ValueError(f"mode is {mode!r}; use one of {', '.join(ACTIONS)}.")
-        self.rule, self.limits, self.mode = rule, (value, low, high, keep), mode
+        self.rule, self.limits, self.mode = rule, (value, low, high, keep, on_unknown), mode
         self.folders = {"passed": Path(passed), "rejected": Path(rejected)}
         _check_folders(roots, self.folders)
         self.bases = base_folders(roots)
         self.record_path, self.metric = self.folders["passed"].parent / "realism-gate.csv", metric
 
     def place(self, scored: Iterable[tuple[Path, float | PictureError]]) -> Iterator[Placed]:
-        """Yield what became of each picture; give its score (NaN never passes) or why it has none.
+        """Yield what became of each picture; give its score (NaN: unknown) or why it has none.
 
         threshold and band place each picture at once; top_k and top_fraction first take all scores in.
         Raises PlaceError if a target cannot be written; what was placed before stays placed and recorded.
@@ -85,23 +88,29 @@ class FolderGate:
                 ) from None
         self.record = Record(self.record_path, self.metric)
         with contextlib.closing(self.record):
-            verdicts = None
+            decisions = None
             if self.rule in ("top_k", "top_fraction"):
                 scored = list(scored)
                 values = [value for _, value in scored if not isinstance(value, PictureError)]
-                verdicts = iter(self._select(values) if values else [])
+                decisions = iter(self._decide(values) if values else [])
             for path, value in scored:
                 if isinstance(value, PictureError):
-                    yield self._leave(path, str(value))
+                    yield self._leave(path, "unreadable", str(value))
+                    continue
+                decision = self._decide([value])[0] if decisions is None else next(decisions)
+                if decision == "unknown":
+                    yield self._leave(path, decision)
                 else:
-                    passes = self._select([value])[0] if verdicts is None else next(verdicts)
-                    yield self._place_one(path, value, "passed" if passes else "rejected")
+                    yield self._place_one(path, value, decision)
 
-    def _select(self, values: list[float]) -> list[bool]:
-        return select(torch.tensor(values, dtype=torch.float64), self.rule, *self.limits).tolist()
+    def _decide(self, values: list[float]) -> list[str]:
+        decision = decide(torch.tensor(values, dtype=torch.float64), self.rule, *self.limits)
+        # whoever reads the record wants to know why a file is still there, not what the gate did to it
+        sides = zip(decision.passed.tolist(), decision.blocked.tolist(), strict=True)
+        return ["passed" if passed else "unknown" if blocked else "rejected" for passed, blocked in sides]
 
-    def _leave(self, path: Path, reason: str) -> Placed:
-        left = Placed(path, "unreadable", math.nan, "left", None, reason)
+    def _leave(self, path: Path, decision: str, reason: str = "") -> Placed:
+        left = Placed(path, decision, math.nan, "left", None, reason)
         self.record.add(left)
         return left
 
@@ -110,7 +119,7 @@ class FolderGate:
         try:
             target, action = self._link(path, wanted) if self.mode == "link" else self._copy(path, wanted)
         except PictureError as error:
-            return self._leave(path, str(error))
+            return self._leave(path, "unreadable", str(error))
         except OSError as error:
             raise PlaceError(
                 f"{error.filename2 or error.filename or wanted} cannot be written ({error.strerror}): "

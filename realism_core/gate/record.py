@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -25,6 +26,7 @@ class Record:
 
     def __init__(self, path: Path, metric: str) -> None:
         self.path, self.metric = path, metric
+        self._unknown: set[str] | None = None
         try:
             # unbuffered: each row is one write, so that a killed run leaves whole rows
             self._file: IO[bytes] = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
@@ -42,16 +44,31 @@ class Record:
         self._file.close()
 
     def add(self, placed) -> None:
-        """Append what became of a picture, a `Placed`."""
+        """Append what became of a picture, a `Placed`; one that was unknown last time too adds no row."""
         value = "" if math.isnan(placed.value) else repr(float(placed.value))
         target = "" if placed.target is None else os.fspath(placed.target)
         try:
+            if self._stands_as_unknown(placed):
+                return
             self._write((os.fspath(placed.path), placed.decision, self.metric, value, placed.action, target))
         except OSError as error:
             raise PlaceError(
                 f"the record {self.path} cannot be written ({error.strerror}): make room and run "
                 "the command again; pictures placed already are recognised."
             ) from None
+
+    def _stands_as_unknown(self, placed) -> bool:
+        """Tell whether a picture's last row says unknown already, and keep track of the one to come."""
+        path = os.fspath(placed.path)
+        if placed.decision == "unknown":
+            if self._unknown is None:  # read only when needed: most records hold none
+                self._unknown = _unknown_paths(self.path, self.metric)
+            if path in self._unknown:
+                return True
+            self._unknown.add(path)
+        elif self._unknown is not None:
+            self._unknown.discard(path)
+        return False
 
     def _write(self, row: tuple[str, ...]) -> None:
         line = io.StringIO(newline="")
@@ -63,6 +80,17 @@ def read_record(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a record, as text by column."""
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         yield from csv.DictReader(file)
+
+
+def _unknown_paths(path: Path, metric: str) -> set[str]:
+    """Return the pictures whose last row for this metric says unknown."""
+    last: dict[str, bool] = {}
+    # a torn row may swallow what follows it; all that can come of that is a row that stands there twice
+    with contextlib.suppress(csv.Error):
+        for row in read_record(path):
+            if row.get("path") and row.get("metric") == metric:
+                last[row["path"]] = row.get("decision") == "unknown"
+    return {name for name, unknown in last.items() if unknown}
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -3,12 +3,53 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 RULES = ("threshold", "band", "top_k", "top_fraction")
 KEEP = ("high", "low")
+UNKNOWN = ("reject", "pass", "block")
+
+
+class Decision(NamedTuple):
+    """What becomes of the pictures: three bool [B], of which exactly one is true for each picture.
+
+    blocked: those without a score that are neither to pass nor to be rejected.
+    """
+
+    passed: Tensor
+    rejected: Tensor
+    blocked: Tensor
+
+
+def decide(
+    scores: Tensor,
+    rule: str,
+    value: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    keep: str = "high",
+    on_unknown: str = "reject",
+) -> Decision:
+    """Return where each of the scores [B] goes, also the unknown ones (NaN: the score does not apply).
+
+    on_unknown: "reject" gives just what `select` gives; with "pass" and "block" the rule sees known scores
+    only, so that top_k and top_fraction choose among (and count) those, and unknown pictures pass on top or
+    are blocked. Rules and errors as for `select`.
+    """
+    scores = _checked(scores)
+    check_rule(rule, value, low, high, keep, on_unknown)
+    unknown = torch.isnan(scores)
+    if on_unknown == "reject" or not unknown.any():
+        passed = select(scores, rule, value, low, high, keep)
+    else:
+        passed = torch.full_like(unknown, on_unknown == "pass")
+        if not unknown.all():
+            passed[~unknown] = select(scores[~unknown], rule, value, low, high, keep)
+    blocked = unknown & (on_unknown == "block")
+    return Decision(passed, ~passed & ~blocked, blocked)
 
 
 def select(
@@ -66,10 +107,13 @@ def check_rule(
     low: float | None = None,
     high: float | None = None,
     keep: str = "high",
+    on_unknown: str = "reject",
 ) -> None:
     """Raise a ValueError naming the input and the fix if the rule cannot be applied with these numbers."""
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}; use one of {', '.join(RULES)}.")
+    if on_unknown not in UNKNOWN:
+        raise ValueError(f"on_unknown is {on_unknown!r}; use one of {', '.join(UNKNOWN)}.")
     if keep not in KEEP:
         raise ValueError(f"keep is {keep!r}; use 'high' or 'low'.")
     if rule == "band":

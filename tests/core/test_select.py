@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realism_core.gate import RULES, best, select
+from realism_core.gate import RULES, UNKNOWN, best, decide, select
 
 # few values, so that ties are common
 SCORE = st.sampled_from([-math.inf, -1.5, 0.0, 0.25, 1.0, 2.5, math.inf, math.nan])
@@ -83,6 +83,51 @@ def test_best_of_a_band_is_nearest_to_its_middle(scores: list[float], first: flo
     middle = (low + high) / 2
     distances = {i: abs(score - middle) for i, score in enumerate(scores) if not math.isnan(score)}
     assert best(tensor(scores), "band", low, high) == min(distances, key=lambda i: (distances[i], i))
+
+
+RULE = st.one_of(
+    st.tuples(st.just("threshold"), FINITE, st.none(), st.none()),
+    st.tuples(st.just("band"), st.none(), st.floats(-3, 0), st.floats(0, 3)),
+    st.tuples(st.just("top_k"), st.integers(1, 15), st.none(), st.none()),
+    st.tuples(st.just("top_fraction"), st.integers(1, 64).map(lambda n: n / 64), st.none(), st.none()),
+)
+
+
+@settings(deadline=None)
+@given(SCORES, RULE, KEEP, st.sampled_from(UNKNOWN))
+def test_each_picture_goes_one_way_and_unknown_ones_where_they_are_sent(
+    scores: list[float], rule: tuple, keep: str, on_unknown: str
+) -> None:
+    passed, rejected, blocked = map(chosen, decide(tensor(scores), *rule, keep, on_unknown))
+    unknown = [i for i, score in enumerate(scores) if math.isnan(score)]
+    assert sorted(passed + rejected + blocked) == list(range(len(scores)))
+    assert blocked == (unknown if on_unknown == "block" else [])
+    assert set(unknown) <= set({"reject": rejected, "pass": passed, "block": blocked}[on_unknown])
+    if on_unknown == "reject":
+        assert passed == chosen(select(tensor(scores), *rule, keep))
+        return
+    # pass and block: the rule decides as if the unknown pictures were not there
+    known = [i for i in range(len(scores)) if i not in unknown]
+    alone = chosen(select(tensor([scores[i] for i in known]), *rule, keep)) if known else []
+    assert [i for i in passed if i not in unknown] == [known[place] for place in alone]
+
+
+def test_unknown_pictures_do_not_count_where_they_are_not_judged() -> None:
+    scores = tensor([math.nan, 3.0, math.nan, 1.0, 2.0, 4.0])
+    half = {on: chosen(decide(scores, "top_fraction", 0.5, on_unknown=on).passed) for on in UNKNOWN}
+    assert half == {"reject": [1, 4, 5], "pass": [0, 1, 2, 5], "block": [1, 5]}
+    two = {on: chosen(decide(scores, "top_k", 2, on_unknown=on).passed) for on in UNKNOWN}
+    assert two == {"reject": [1, 5], "pass": [0, 1, 2, 5], "block": [1, 5]}
+
+
+def test_unknown_choices_and_rules_are_refused_also_where_no_picture_has_a_score() -> None:
+    for scores in (torch.ones(2), tensor([math.nan])):
+        with pytest.raises(ValueError, match="on_unknown is 'keep'; use one of reject, pass, block"):
+            decide(scores, "top_k", 1, on_unknown="keep")
+        with pytest.raises(ValueError, match="top_k keeps a whole number"):
+            decide(scores, "top_k", 0, on_unknown="pass")
+    with pytest.raises(ValueError, match="scores has shape"):
+        decide(torch.ones(0), "top_k", 1, on_unknown="block")
 
 
 def test_of_equal_scores_the_earlier_goes_first() -> None:
