@@ -1,8 +1,9 @@
-"""Small latent decoders, trained on photographs for a few minutes: pictures with a decoder's trace and a photograph's
-content, for benchmarks/fit_detector.py. The weights are cached by a hash of this file and of the pictures.
+"""Small latent decoders, trained on photographs for a few minutes: pictures with a decoder's trace and a
+photograph's content, for benchmarks/fit_detector.py. The weights are cached by a hash of this file and of
+the pictures.
 
-They are far from a real VAE (fewer channels, blurred detail), but they upsample by 8 in the three ways that real ones
-do: nearest neighbour and convolution, transposed convolution, pixel shuffle.
+They are far from a real VAE (fewer channels, blurred detail), but they upsample by 8 in the three ways that
+real ones do: nearest neighbour and convolution, transposed convolution, pixel shuffle.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 KINDS = ("nearest", "transposed", "shuffle")
 WIDTH, LATENT = 32, 8
-STEPS, BATCH, CROP, RATE = 900, 8, 96, 3e-3
+STEPS, BATCH, CROP, RATE = 1000, 8, 64, 2e-3
+VERSION = 1  # of the training, for the cache
 
 
 class _Up(nn.Module):
@@ -42,10 +44,16 @@ def autoencoder(kind: str) -> nn.Sequential:
     """Return an untrained autoencoder [B,3,H,W] -> the same, sides a multiple of 8; 0..1."""
     down: list[nn.Module] = []
     for channels in (3, WIDTH, WIDTH):
-        down += [nn.Conv2d(channels, WIDTH, 4, stride=2, padding=1), nn.SiLU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.SiLU()]
+        down += [nn.Conv2d(channels, WIDTH, 4, stride=2, padding=1), nn.SiLU()]
+        down += [nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.SiLU()]
     encoder = [*down, nn.Conv2d(WIDTH, LATENT, 1)]
     decoder = [nn.Conv2d(LATENT, WIDTH, 3, padding=1), nn.SiLU(), *(_Up(kind) for _ in range(3))]
-    return nn.Sequential(*encoder, *decoder, nn.Conv2d(WIDTH, 3, 3, padding=1))
+    model = nn.Sequential(*encoder, *decoder, nn.Conv2d(WIDTH, 3, 3, padding=1))
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return model
 
 
 def train(kind: str, photographs: Sequence[Tensor], steps: int = STEPS) -> nn.Sequential:
@@ -71,20 +79,30 @@ def _crop(photographs: Sequence[Tensor], random: torch.Generator) -> Tensor:
     return picture[:, top : top + CROP, left : left + CROP].float() / 255
 
 
-def trained(kind: str, photographs: Sequence[Tensor], cache: Path) -> nn.Sequential:
-    """Return the trained autoencoder of this kind, from the cache if these very pictures trained it before."""
-    state = hashlib.sha256(Path(__file__).read_bytes() + kind.encode())
+def folder(photographs: Sequence[Tensor], cache: Path) -> Path:
+    """Return the cache's folder for autoencoders trained so on these very pictures."""
+    state = hashlib.sha256(repr((VERSION, KINDS, WIDTH, LATENT, STEPS, BATCH, CROP, RATE)).encode())
     for picture in photographs:
         state.update(picture.numpy().tobytes())
-    path = cache / "tiny-decoders" / f"{kind}-{state.hexdigest()[:16]}.safetensors"
-    if path.is_file():
-        model = autoencoder(kind)
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    model = train(kind, photographs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), path)
-    return model
+    return cache / "tiny-decoders" / state.hexdigest()[:16]
+
+
+def trained(kind: str, photographs: Sequence[Tensor], cache: Path) -> nn.Sequential:
+    """Return the trained autoencoder of this kind, from the cache if these very pictures trained it
+    before.
+    """
+    path = folder(photographs, cache) / f"{kind}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(train(kind, photographs).state_dict(), path)
+    return load(kind, path.parent)
+
+
+def load(kind: str, where: Path) -> nn.Sequential:
+    """Return the trained autoencoder of this kind from a folder of `trained`."""
+    model = autoencoder(kind)
+    model.load_state_dict(load_file(where / f"{kind}.safetensors"))
+    return model.eval()
 
 
 @torch.no_grad()

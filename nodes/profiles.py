@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from torch import Tensor
 
+from ..realism_core.evidence.domain import Domain, domain_detector, fit_domain
 from ..realism_core.images import check_images
 from ..realism_core.irs import DEFINITIONS, Profile
 from ..realism_core.pictures import PictureError, find_pictures, read_batches
@@ -31,8 +33,9 @@ class RealismFitProfile(io.ComfyNode):
             category="realism/profile",
             description=(
                 "Learns what real photographs of your domain measure, from pictures or a folder, and saves "
-                "it to models/realism_profiles. 100 photographs and more make a useful profile; use only "
-                "real ones."
+                "it to models/realism_profiles. 100 photographs and more make a useful profile. With "
+                "generated pictures beside them it also learns to tell your generator's from your camera's, "
+                "and says how well."
             ),
             search_aliases=["realism reference", "calibrate realism"],
             is_input_list=True,
@@ -55,50 +58,70 @@ class RealismFitProfile(io.ComfyNode):
                     "overwrite", default=False,
                     tooltip="Replace a profile of the same name that holds something else.",
                 ),
+                io.Image.Input(
+                    "generated_images", optional=True,
+                    tooltip="Generated pictures of the same kind, 30 and more, for a detector of your own.",
+                ),
+                io.String.Input(
+                    "generated_folder", default="", optional=True,
+                    tooltip="A folder of such generated pictures, relative to ComfyUI's input folder; best "
+                    "in the same format and sizes as the photographs.",
+                ),
             ],
             outputs=[
                 ProfileSocket.Output(
                     display_name="profile", tooltip="The fitted profile, for Realism Score and Map."
                 ),
                 io.String.Output(
-                    display_name="summary", tooltip="What was fitted, left out and saved where."
+                    display_name="summary",
+                    tooltip="What was fitted, left out and saved where; with generated pictures how well the "
+                    "two were told apart, and what to doubt.",
                 ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, **_) -> str:
-        """Change when the folder's files do, so that a fit of new photographs is not answered from cache."""
-        if not folder or not folder[0].strip():
-            return ""
+    def fingerprint_inputs(cls, folder=None, generated_folder=None, **_) -> str:
+        """Change when the folders' files do, so that a fit of new pictures is not answered from cache."""
         state = sha256()
-        for path in find_pictures([resolve(folder[0].strip(), "folder")]):
-            about = path.stat()
-            state.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        for values, name in ((folder, "folder"), (generated_folder, "generated_folder")):
+            state.update(f"{name}\0".encode())
+            for path in _find(_first(values), name):
+                about = path.stat()
+                state.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
         return state.hexdigest()
 
     @classmethod
-    def execute(cls, name, definition, overwrite, images=None, folder=None) -> io.NodeOutput:
+    def execute(
+        cls, name, definition, overwrite, images=None, folder=None,
+        generated_images=None, generated_folder=None,
+    ) -> io.NodeOutput:  # fmt: skip
         name, definition, overwrite = name[0].strip(), definition[0], overwrite[0]
-        folder = (folder or [""])[0].strip()
         path = _target(name)
-        if not images and not folder:
+        real = _Side.of(images, _first(folder), "folder")
+        if real is None:
             raise ValueError(
                 "images and folder are both empty: connect photographs, or name a folder of them."
             )
-        source = _source(images, folder)
+        generated = _Side.of(generated_images, _first(generated_folder), "generated_folder")
+        source = real.source + (f" against {generated.source}" if generated else "")
         if path.exists() and not overwrite:
             _refuse_taken(path, name, {"definition": definition, "source": source})
-        found = list(find_pictures([resolve(folder, "folder")])) if folder else []
-        progress = Progress(sum(count(batch) for batch in images or ()) + len(found))
+        progress = Progress(real.total + (generated.total if generated else 0))
         unreadable: list[str] = []
-        profile = Profile.fit(_batches(images or [], found, unreadable, progress), definition, name, source)
+        domain = fit_domain(
+            real.batches(unreadable, progress),
+            generated.batches(unreadable, progress) if generated else None,
+            definition,
+            name,
+            source,
+        )
         if path.exists() and not overwrite:
-            _refuse_taken(path, name, profile.to_dict())
-        profile.save(path)
-        summary = _summary(profile, path, unreadable)
-        return io.NodeOutput(profile, summary, ui={"text": (summary,)})
+            _refuse_taken(path, name, {"detector": None, **domain.profile.to_dict()})
+        domain.profile.save(path)
+        summary = _summary(domain, path, unreadable)
+        return io.NodeOutput(domain.profile, summary, ui={"text": (summary,)})
 
 
 class RealismLoadProfile(io.ComfyNode):
@@ -135,7 +158,9 @@ class RealismLoadProfile(io.ComfyNode):
             raise ValueError(
                 f"name {name!r} is no profile in models/realism_profiles: fit one, or choose another."
             )
-        return io.NodeOutput(Profile.load(path))
+        profile = Profile.load(path)
+        domain_detector(profile)  # a damaged one is refused here, not at the first picture
+        return io.NodeOutput(profile)
 
 
 def _target(name: str) -> Path:
@@ -157,29 +182,54 @@ def _refuse_taken(path: Path, name: str, expected: dict) -> None:
         )
 
 
-def _batches(images: list, found: list[Path], unreadable: list[str], progress: Progress) -> Iterator[Tensor]:
-    for batch in images:
-        for index in range(len(batch)):
-            yield batch[index : index + 1]
+@dataclass(frozen=True)
+class _Side:
+    """The real or the generated pictures: batches of a graph, files, and in words where they come from."""
+
+    images: list
+    found: list[Path]
+    source: str
+
+    @classmethod
+    def of(cls, images: list | None, folder: str, name: str) -> _Side | None:
+        """Return the side that two inputs name, None if both are empty; `name` is the folder's input."""
+        parts = [f"{sum(map(count, images))} pictures from a graph"] if images else []
+        parts += [f"the folder {folder}"] if folder else []
+        return cls(images or [], _find(folder, name), " and ".join(parts)) if parts else None
+
+    @property
+    def total(self) -> int:
+        """How many pictures there are to read."""
+        return sum(map(count, self.images)) + len(self.found)
+
+    def batches(self, unreadable: list[str], progress: Progress) -> Iterator[Tensor]:
+        """Yield the pictures one by one; why a file cannot be used goes to `unreadable`."""
+        for batch in self.images:
+            for index in range(len(batch)):
+                yield batch[index : index + 1]
+                progress.step()
+        for path, picture in read_batches(self.found):
+            try:
+                if isinstance(picture, PictureError):
+                    raise picture
+                batch = check_images(picture[None], str(path))
+            except ValueError as error:
+                unreadable.append(str(error))
+            else:
+                yield batch
             progress.step()
-    for path, picture in read_batches(found):
-        try:
-            if isinstance(picture, PictureError):
-                raise picture
-            batch = check_images(picture[None], str(path))
-        except ValueError as error:
-            unreadable.append(str(error))
-        else:
-            yield batch
-        progress.step()
 
 
-def _source(images: list | None, folder: str) -> str:
-    parts = [f"{sum(count(batch) for batch in images)} pictures from a graph"] if images else []
-    return " and ".join(parts + ([f"the folder {folder}"] if folder else []))
+def _first(values: list[str] | None) -> str:
+    return (values or [""])[0].strip()
 
 
-def _summary(profile: Profile, path: Path, unreadable: list[str]) -> str:
+def _find(folder: str, name: str) -> list[Path]:
+    return list(find_pictures([resolve(folder, name)])) if folder else []
+
+
+def _summary(domain: Domain, path: Path, unreadable: list[str]) -> str:
+    profile = domain.profile
     low, middle, high = profile.irs_quantiles[[5, 50, 95]].tolist()
     summary = {
         "name": profile.name,
@@ -190,6 +240,7 @@ def _summary(profile: Profile, path: Path, unreadable: list[str]) -> str:
         "unreadable": unreadable,
         "irs_p5_p50_p95": [round(value, 3) for value in (low, middle, high)],
         "tile_sizes": sorted(profile.tiles),
+        **domain.summary(),
     }
     if profile.count < FEW:
         summary["note"] = (

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..realism_core.evidence import ScoreTable, report, score_table
+from ..realism_core.evidence import ScoreTable, lattice_map, report, score_table
 from ..realism_core.images import check_finite, check_images, check_mask
 from ..realism_core.irs import DEFINITIONS, Profile, typicality_map
 from ..realism_core.plots import overlay, radar
 from .comfy import Progress, io, schema, ui
 from .sockets import Profile as ProfileSocket
 from .sockets import Scores
+from .vae import reconstructor
 
 CHUNK_PIXELS = 1 << 23
 DEFINITION_TIP = (
@@ -25,6 +26,12 @@ PROFILE_TIP = (
     "What real photographs of your domain measure, from Load or Fit Realism Profile. Left open: the 154 "
     "photographs that come with the pack."
 )
+VAES = ("vae", "vae_2", "vae_3")
+VAE_TIP = (
+    "Adds how closely this VAE gives each picture back: pictures that its model made come back unusually "
+    "close. Several VAEs: the closest counts. It takes one encode and decode a picture."
+)
+SHOWN = ("typicality", "lattice")
 
 
 class RealismScore(io.ComfyNode):
@@ -35,9 +42,9 @@ class RealismScore(io.ComfyNode):
             display_name="Realism Score",
             category="realism/score",
             description=(
-                "Scores each picture by the Image Realism Score (five classical statistics) and by how "
-                "typical it is of real photographs. It measures sharpness, grain, contrast and tone; it "
-                "does not detect generated pictures."
+                "Scores each picture: the Image Realism Score (five classical statistics), how typical it is "
+                "of real photographs, and whether its finest detail carries an image decoder's trace, with "
+                "how far that can be trusted. Evidence, not proof."
             ),
             search_aliases=["IRS", "image realism score", "photorealism", "quality score"],
             inputs=[
@@ -48,9 +55,10 @@ class RealismScore(io.ComfyNode):
                 ProfileSocket.Input("profile", optional=True, tooltip=PROFILE_TIP),
                 io.Mask.Input(
                     "mask", optional=True,
-                    tooltip="Measure only where the mask is white (definition 'reference'). Same size as "
-                    "the pictures.",
+                    tooltip="Take the five measures only where the mask is white (definition 'reference'). "
+                    "Same size as the pictures. The verdict and its columns look at the whole picture.",
                 ),
+                *(io.Vae.Input(name, optional=True, tooltip=VAE_TIP) for name in VAES),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures, unchanged."),
@@ -69,13 +77,14 @@ class RealismScore(io.ComfyNode):
                     "(one for all above 16 pictures).",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="All numbers and what they say in plain words, as JSON."
+                    display_name="report",
+                    tooltip="The verdict, its reliability and reasons, then all numbers, as JSON.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, images, definition, profile=None, mask=None) -> io.NodeOutput:
+    def execute(cls, images, definition, profile=None, mask=None, **vaes) -> io.NodeOutput:
         images = _checked(images)
         profile = (profile or Profile.shipped(definition)).check_for(definition)
         if mask is not None and mask.shape[0] not in (1, len(images)):
@@ -85,10 +94,11 @@ class RealismScore(io.ComfyNode):
             )
         mask = check_mask(mask, images.movedim(-1, 1))
         progress = Progress(len(images))
+        wrapped = [reconstructor(vae, name, before=lambda: progress.step(0)) for name, vae in vaes.items()]
         tables = []
         for rows in chunks(images):
             part = None if mask is None else mask if mask.shape[0] == 1 else mask[rows]
-            tables.append(score_table(images[rows], profile=profile, definition=definition, mask=part))
+            tables.append(score_table(images[rows], None, profile, wrapped, definition=definition, mask=part))
             progress.step(tables[-1].values.shape[0])
         table = ScoreTable.concat(tables)
         plot = radar(table, profile)
@@ -106,9 +116,10 @@ class RealismMap(io.ComfyNode):
             category="realism/score",
             description=(
                 "Shows where a picture is unlike real photographs: each square tile is compared with tiles "
-                "of the profile's photographs. Flat and colourless places say nothing and stay grey."
+                "of the profile's photographs. Or where it carries an image decoder's trace. Flat places say "
+                "nothing and stay grey."
             ),
-            search_aliases=["realism heatmap", "where is it off"],
+            search_aliases=["realism heatmap", "where is it off", "decoder lattice map"],
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to look at."),
                 io.Combo.Input(
@@ -124,28 +135,43 @@ class RealismMap(io.ComfyNode):
                     "stride", default=32, min=1, max=1024,
                     tooltip="Step between tiles in pixels, at most the tile. Smaller is smoother and slower.",
                 ),
+                io.Combo.Input(
+                    "show", options=list(SHOWN), default=SHOWN[0], optional=True,
+                    tooltip="typicality: how unlike the profile's photographs. lattice: how clear the trace "
+                    "of an image decoder is (tiles of 104 and more; definition does not matter for it).",
+                ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="overlay", tooltip="The pictures in grey with untypical places in colour."
                 ),
                 io.Mask.Output(
-                    display_name="map", tooltip="0 to 1, 1 = least typical; 0 where nothing can be said."
+                    display_name="map",
+                    tooltip="0 to 1, 1 = least typical (or the clearest trace); 0 where nothing can be said.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, images, definition, tile, stride, profile=None) -> io.NodeOutput:
+    def execute(cls, images, definition, tile, stride, profile=None, show=SHOWN[0]) -> io.NodeOutput:
         images = _checked(images)
+        if show == "lattice" and profile is not None:
+            raise ValueError(
+                "profile has no effect on the lattice: disconnect it, or set show to 'typicality'."
+            )
         progress = Progress(len(images))
         maps = []
         for index in range(len(images)):
-            maps.append(typicality_map(images[index : index + 1], definition, profile, tile, stride))
+            picture = images[index : index + 1]
+            if show == "lattice":
+                maps.append(lattice_map(picture, tile, stride))
+            else:
+                maps.append(typicality_map(picture, definition, profile, tile, stride))
             progress.step()
-        untypical = torch.cat(maps).float()
-        picture = overlay(_rgb(images), untypical.to(images.device))
-        return io.NodeOutput(picture, untypical.nan_to_num(0.0), ui=ui.PreviewImage(picture, cls=cls))
+        found = torch.cat(maps).float()
+        look = {"floor": 0.1, "ends": ("no trace", "decoder trace")} if show == "lattice" else {}
+        picture = overlay(_rgb(images), found.to(images.device), **look)
+        return io.NodeOutput(picture, found.nan_to_num(0.0), ui=ui.PreviewImage(picture, cls=cls))
 
 
 def _checked(images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..evidence import score_table
+from ..evidence.domain import domain_detector
 from ..images import check_images
 from ..irs import DEFINITIONS, Profile
 from ..pictures import PictureError, read_batches
@@ -45,6 +46,7 @@ def load_profile(args: argparse.Namespace) -> Profile:
     definition.
     """
     profile = Profile.load(args.profile) if args.profile else Profile.shipped(args.definition)
+    domain_detector(profile)  # a damaged one is refused here, not at every picture
     return profile.check_for(args.definition)
 
 

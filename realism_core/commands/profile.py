@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -25,6 +25,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     fit = actions.add_parser("fit", help="fit a profile", description=__doc__, allow_abbrev=False)
     add_paths(fit)
+    add_fitting(fit)
+    fit.set_defaults(run=run_fit)
+
+
+def add_fitting(fit: argparse.ArgumentParser) -> None:
+    """Declare how pictures are read for a fit, and where its profile goes."""
     add_definition(fit)
     fit.add_argument("-o", "--output", metavar="FILE", required=True, help="the profile to write, name.json")
     fit.add_argument("--force", action="store_true", help="overwrite the profile if it exists")
@@ -38,11 +44,27 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="scale larger pictures down to N pixels first, with Lanczos (default: no)",
     )
-    fit.set_defaults(run=run_fit)
 
 
 def run_fit(args: argparse.Namespace) -> int:
     """Fit and save a profile, telling on stderr what is left out."""
+    output = check_fitting(args)
+    unusable: list[Path] = []
+    profile = Profile.fit(
+        read_usable(args.paths, args.max_side, unusable),
+        definition=args.definition,
+        name=args.name or output.stem,
+        source=args.source,
+        on_batch=lambda count: show_progress(f"{plural(count)} measured"),
+    )
+    clear_progress()
+    profile.save(output)
+    print(describe(profile, output))
+    return tell_unusable(unusable)
+
+
+def check_fitting(args: argparse.Namespace) -> Path:
+    """Return where the profile goes; raises ValueError if it may not go there, or the size makes no sense."""
     output = Path(args.output)
     if os.path.isdir(output):
         raise ValueError(
@@ -52,18 +74,20 @@ def run_fit(args: argparse.Namespace) -> int:
         raise ValueError(f"{output} exists already: choose another name, or add --force to overwrite it.")
     if args.max_side is not None and args.max_side < 64:
         raise ValueError(f"--max-side is {args.max_side}: use 64 pixels or more, or leave it out.")
-    unusable = []
-    pictures = _usable_pictures(read_batches(find_pictures(args.paths), max_side=args.max_side), unusable)
-    profile = Profile.fit(
-        pictures,
-        definition=args.definition,
-        name=args.name or output.stem,
-        source=args.source,
-        on_batch=lambda count: show_progress(f"{plural(count)} measured"),
-    )
-    clear_progress()
-    profile.save(output)
-    print(describe(profile, output))
+    return output
+
+
+def read_usable(paths: Iterable[str], max_side: int | None, unusable: list[Path]) -> Iterator[Tensor]:
+    """Return the pictures of files, folders and patterns, uint8 [1,H,W,3] each, as they are read.
+
+    Those that cannot be used are named on stderr and added to `unusable`. Raises ValueError at once for a
+    path that is not there.
+    """
+    return _usable_pictures(read_batches(find_pictures(paths), max_side=max_side), unusable)
+
+
+def tell_unusable(unusable: list[Path]) -> int:
+    """Say how many files could not be used; returns the exit code."""
     if unusable:
         print(f"realism: {plural(len(unusable), 'file')} could not be used.", file=sys.stderr)
     return 1 if unusable else 0

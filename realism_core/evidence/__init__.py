@@ -1,7 +1,8 @@
 """What the pack knows of a picture: the score table and its columns."""
 
 from .columns import score_table
+from .lattice_map import lattice_map
 from .report import report
 from .table import Column, ScoreTable
 
-__all__ = ["Column", "ScoreTable", "report", "score_table"]
+__all__ = ["Column", "ScoreTable", "lattice_map", "report", "score_table"]

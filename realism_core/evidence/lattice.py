@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .residual import BORDER, luma, residual_strips
+from .residual import BORDER, residual_strips
+from .samples import luma
 from .table import Column
 
 PERIODS = tuple(range(2, 25))
@@ -18,12 +19,20 @@ MIN_SIDE = 4 * PERIODS[-1] + 2 * BORDER
 _SOFT = 0.3
 COLUMNS = (
     Column(
-        "lattice", "log ratio", "lower", 0.0, math.inf,
+        "lattice",
+        "log ratio",
+        "lower",
+        0.0,
+        math.inf,
         "a periodic trace in the finest detail, as image decoders, block codecs and resampling leave it; it "
         "says where the pixels came from, not how real they look",
     ),
     Column(
-        "lattice_period", "pixels", "none", PERIODS[0], PERIODS[-1],
+        "lattice_period",
+        "pixels",
+        "none",
+        PERIODS[0],
+        PERIODS[-1],
         "the period at which that trace is strongest: 8, 4 and 2 are a decoder's own (and block codecs'), "
         "others come from resizing",
     ),
@@ -31,7 +40,8 @@ COLUMNS = (
 
 
 class Lattice(NamedTuple):
-    """strength [B], period [B], ratios [B,23] (z of periods 2..24) float64; NaN where pictures are too small or flat.
+    """strength [B], period [B], ratios [B,23] (z of periods 2..24) float64; NaN where pictures are too
+    small or flat.
 
     phases: mean normalised residual of each phase of each period p, a list of [B,p,p].
     """
@@ -58,13 +68,15 @@ def decoder_lattice(planes: Tensor) -> Lattice:
 
     For each period p of 2..24: z_p = n_p Var(m_p) / Var(q), with m_p the means of q over the p x p phases,
     n_p the pixels a phase (q cropped to a multiple of p). strength = ln((max z + 0.3) / (median z + 0.3)).
-    Pictures with a side under 104 pixels, and flat ones, get NaN. Source: science of README, "Decoder lattice".
+    Pictures with a side under 104 pixels, and flat ones, get NaN. Source: science of README, "Decoder
+    lattice".
     """
     batch, _, height, width = planes.shape
     if min(height, width) < MIN_SIDE:
         nothing = torch.full((batch, len(PERIODS)), torch.nan, dtype=torch.float64, device=planes.device)
-        return Lattice(nothing[:, 0], nothing[:, 0].clone(), nothing,
-                       [nothing.new_zeros(batch, p, p) for p in PERIODS])
+        return Lattice(
+            nothing[:, 0], nothing[:, 0].clone(), nothing, [nothing.new_zeros(batch, p, p) for p in PERIODS]
+        )
     return fold_lattice(luma(planes))
 
 

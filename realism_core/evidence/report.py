@@ -1,8 +1,9 @@
-"""The report of a score table: numbers, and what they say in plain words."""
+"""The report of a score table: the verdict and its reasons first, then all numbers, in plain words."""
 
 from __future__ import annotations
 
 from ..irs import Measures
+from .detector import OWN_RAMPS, PARTS, RAMPS
 from .table import ScoreTable
 
 # what a low and a high radius look like; energy and variance (and the paper's spectrum) enter inverted
@@ -22,20 +23,69 @@ _PAPER_WORDS = {
     "mean_spectrum": ("strong spectrum", "weak spectrum (little detail)"),
 }
 _TAIL = 0.05
-CAVEAT = (
-    "IRS grows with sharpness and grain: more is not more real. Typicality says how unlike the profile's "
-    "photographs a picture is, in either direction; it is no detector of generated pictures."
+_TRACES = {
+    "luma": "periodic trace of 8, 4 or 2 pixels in the brightness",
+    "colour": "periodic trace of 8, 4 or 2 pixels in the colour differences",
+    "block": "how far the trace piles up at block borders, as a codec's does",
+    "periods": "trace of another period, as resizing a decoded picture leaves it",
+}
+_LOST = {
+    "jpeg_quality": "compressed as JPEG at quality about {:.0f}",
+    "video_levels": "its tones lie on the steps of WebP or video (a share of {:.2f})",
+    "resample_peak": "enlarged after it was made (trace {:.1f})",
+    "short_side": "its short side is only {:.0f} pixels",
+    "flat_share": "{:.0%} of it is without any variation",
+}
+_VERDICTS = {1.0: "photograph", 0.0: "decoder"}
+READING = (
+    "verdict: 'decoder' = the finest detail carries the trace of an image decoder; 'photograph' = it carries "
+    "none, though it could; 'unknown' = the picture cannot show it, or it is undecided. It is evidence, not "
+    "proof, and no measure of beauty. IRS grows with sharpness and grain: more is not more real. Typicality "
+    "says how unlike the profile's photographs a picture is, in either direction; it is no detector of "
+    "generated pictures."
 )
 
 
 def report(table: ScoreTable) -> dict:
-    """Return a JSON-ready report of `score_table` scores: each picture's numbers and notes in plain words."""
+    """Return a JSON-ready report of `score_table` scores: verdict, reasons, notes and numbers by picture."""
     pictures = []
     for index, row in enumerate(table.rows()):
-        pictures.append(
-            {"index": index, **row, "notes": _notes(row, table.about.get("definition", "reference"))}
-        )
-    return {**table.about, "reading": CAVEAT, "pictures": pictures}
+        lead = {}
+        if "verdict" in row:
+            lead = {
+                "verdict": _VERDICTS.get(row["verdict"], "unknown"),
+                "reliability": row.get("reliability"),
+                "reasons": reasons(row, table.about.get("detector", "shipped") != "shipped"),
+            }
+        notes = _notes(row, table.about.get("definition", "reference"))
+        numbers = {name: value for name, value in row.items() if name not in lead}
+        pictures.append({"index": index, **lead, "notes": notes, **numbers})
+    return {**table.about, "reading": READING, "pictures": pictures}
+
+
+def reasons(row: dict[str, float | None], own_detector: bool = False) -> list[str]:
+    """Return why a row of `score_table` has its verdict, the weightiest first.
+
+    own_detector: p_photo is by the profile's detector. Where p_photo applies: what its traces add to the log
+    odds. Where not: what took the evidence, and how much.
+    """
+    lost = [
+        (share, f"{_LOST[name].format(row[name])}: {1 - share:.0%} of the evidence is lost")
+        for name, nothing, everything in (OWN_RAMPS if own_detector else RAMPS)
+        if row.get(name) is not None
+        and (share := min(1.0, max(0.0, (row[name] - nothing) / (everything - nothing)))) < 1
+    ]
+    lost = [text for _, text in sorted(lost)]
+    if row.get("p_photo") is None:
+        return lost or ["too small or too flat to hold any trace"]
+    parts = [(row[f"odds_{part}"], _TRACES[part]) for part in PARTS if row.get(f"odds_{part}") is not None]
+    parts.sort(key=lambda part: -abs(part[0]))
+    found = [f"{text}: speaks {_side(odds)} ({odds:+.1f})" for odds, text in parts if abs(odds) >= 0.1]
+    return found + lost
+
+
+def _side(odds: float) -> str:
+    return "against a decoder" if odds > 0 else "for a decoder"
 
 
 def _notes(row: dict, definition: str) -> list[str]:
@@ -61,4 +111,6 @@ def _notes(row: dict, definition: str) -> list[str]:
     if typicality is not None:
         verdict = "unlike" if typicality < _TAIL else "within the range of"
         notes.insert(0, f"{verdict} the profile's photographs (typicality {typicality:.3f})")
+    if (row.get("border_share") or 0) > 0.02:
+        notes.append(f"{row['border_share']:.0%} of it is an even border: crop it to score what is inside")
     return notes

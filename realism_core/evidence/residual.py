@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)
 SIGMA = 6.0
 BORDER = 4
 CLIP = 3.0
@@ -19,17 +18,13 @@ _PANEL = 128
 
 
 class Strip(NamedTuple):
-    """Some rows of the residual r and of its normalised form q, both [B,h,W-8]; first: number of the first."""
+    """Some rows of the residual r and of its normalised form q, both [B,h,W-8]; first: number of the
+    first.
+    """
 
     r: Tensor
     q: Tensor
     first: int
-
-
-def luma(planes: Tensor) -> Tensor:
-    """Return 0.299 R + 0.587 G + 0.114 B of planes [B,3,H,W], float32 [B,H,W] in 0..255."""
-    red, green, blue = planes.unbind(1)
-    return red.float().mul_(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def diagonal_residual(values: Tensor) -> Tensor:
@@ -41,8 +36,8 @@ def diagonal_residual(values: Tensor) -> Tensor:
 def residual_strips(values: Tensor, strip_pixels: int = STRIP_PIXELS) -> Iterator[Strip]:
     """Yield the diagonal residual of values [B,H,W] (H, W >= 9), 4 border pixels dropped, and normalised.
 
-    q = clip(r / (sqrt(Gauss_6(r^2)) + 0.3), -3, 3); the Gaussian reaches 24 pixels and mirrors the edges. The
-    strips do not change the numbers, they bound the memory. Source: the decoder lattice, README.
+    q = clip(r / (sqrt(Gauss_6(r^2)) + 0.3), -3, 3); the Gaussian reaches 24 pixels and mirrors the edges.
+    The strips do not change the numbers, they bound the memory. Source: the decoder lattice, README.
     """
     height, width = values.shape[1] - 2 * BORDER, values.shape[2] - 2 * BORDER
     radius = reach(SIGMA)
@@ -64,13 +59,17 @@ def reach(sigma: float) -> int:
 
 
 def gaussian_blur(values: Tensor, sigma: float) -> Tensor:
-    """Return values [...,H,W] under a Gaussian that reaches four sigma and mirrors the edges (edge repeated)."""
+    """Return values [...,H,W] under a Gaussian that reaches four sigma and mirrors the edges (edge
+    repeated).
+    """
     across = _blur_rows(values, sigma)
     return _blur_rows(across.transpose(-1, -2), sigma).transpose(-1, -2)
 
 
 def _blur_rows(values: Tensor, sigma: float) -> Tensor:
-    """Blur along the last axis as one matrix product over panels: far faster on a CPU than a 1-channel conv."""
+    """Blur along the last axis as one matrix product over panels: far faster on a CPU than a 1-channel
+    conv.
+    """
     radius, length = reach(sigma), values.shape[-1]
     panels = -(-length // _PANEL)
     places = torch.arange(-radius, panels * _PANEL + radius, device=values.device).remainder(2 * length)

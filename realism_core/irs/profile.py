@@ -23,6 +23,7 @@ from .measures import (
     measure_reference,
 )
 from .pentagon import check_definition, pentagon_area, radii
+from .stored import distribution_from_dict, distribution_to_dict, numbers, tensor
 from .tiles import TILE_SIDES, cut_tiles
 
 FORMAT = "realism-profile"
@@ -46,6 +47,8 @@ class Profile:
     whole: distribution of the features over pictures. tiles: the same over square tiles, by side in pixels.
     means [5]: of the measures. quantiles: 101 levels (0 %, 1 %, ... 100 %) of each radius [5,101] and of the
     IRS [101].
+    detector: what tells these pictures from generated ones, plain JSON values that only
+    `realism_core.evidence.domain` reads; or None.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Profile:
     radius_quantiles: Tensor
     irs_quantiles: Tensor
     tiles: dict[int, Distribution] = field(default_factory=dict)
+    detector: dict | None = None
 
     @classmethod
     def fit(
@@ -194,7 +198,7 @@ class Profile:
 
     def to_dict(self) -> dict:
         """Return the profile as plain JSON values, numbers with 9 digits."""
-        return {
+        data = {
             "format": FORMAT,
             "version": VERSION,
             "name": self.name,
@@ -204,12 +208,13 @@ class Profile:
             "skipped": self.skipped,
             "source": self.source,
             "measures": list(Measures._fields),
-            "means": _numbers(self.means),
-            "radius_quantiles": _numbers(self.radius_quantiles),
-            "irs_quantiles": _numbers(self.irs_quantiles),
-            "whole": _distribution_to_dict(self.whole),
-            "tiles": {str(side): _distribution_to_dict(part) for side, part in self.tiles.items()},
+            "means": numbers(self.means),
+            "radius_quantiles": numbers(self.radius_quantiles),
+            "irs_quantiles": numbers(self.irs_quantiles),
+            "whole": distribution_to_dict(self.whole),
+            "tiles": {str(side): distribution_to_dict(part) for side, part in self.tiles.items()},
         }
+        return data if self.detector is None else data | {"detector": self.detector}
 
     @classmethod
     def from_dict(cls, data: dict) -> Profile:
@@ -222,11 +227,12 @@ class Profile:
             count=int(data["count"]),
             skipped=int(data["skipped"]),
             source=str(data["source"]),
-            whole=_distribution_from_dict(data["whole"]),
-            means=_tensor(data["means"], 5),
-            radius_quantiles=_tensor(data["radius_quantiles"], 5, len(LEVELS)),
-            irs_quantiles=_tensor(data["irs_quantiles"], len(LEVELS)),
-            tiles={int(side): _distribution_from_dict(part) for side, part in data["tiles"].items()},
+            whole=distribution_from_dict(data["whole"]),
+            means=tensor(data["means"], 5),
+            radius_quantiles=tensor(data["radius_quantiles"], 5, len(LEVELS)),
+            irs_quantiles=tensor(data["irs_quantiles"], len(LEVELS)),
+            tiles={int(side): distribution_from_dict(part) for side, part in data["tiles"].items()},
+            detector=data.get("detector"),
         )
         return _check(profile)
 
@@ -273,6 +279,8 @@ def _rank(quantiles: Tensor, values: Tensor) -> Tensor:
 
 def _check(profile: Profile) -> Profile:
     """Return the profile, or raise a ValueError if its numbers cannot be those of pictures."""
+    if profile.detector is not None and not isinstance(profile.detector, dict):
+        raise ValueError("a detector that is no object")
     if profile.count < 1 or min(profile.tiles, default=1) < 1:
         raise ValueError("a count or a side below 1")
     for quantiles in (*profile.radius_quantiles, profile.irs_quantiles):
@@ -285,34 +293,3 @@ def _check(profile: Profile) -> Profile:
         if not symmetric or torch.linalg.cholesky_ex(part.covariance).info:
             raise ValueError("a covariance that is none")
     return profile
-
-
-def _numbers(tensor: Tensor) -> list:
-    if tensor.ndim > 1:
-        return [_numbers(row) for row in tensor]
-    return [float(f"{value:.9g}") for value in tensor.tolist()]
-
-
-def _tensor(values: list, *shape: int) -> Tensor:
-    tensor = torch.tensor(values, dtype=torch.float64)
-    if tensor.shape != shape or not torch.isfinite(tensor).all():
-        raise ValueError(f"{tuple(tensor.shape)} numbers where {shape} finite ones belong")
-    return tensor
-
-
-def _distribution_to_dict(part: Distribution) -> dict:
-    return {
-        "count": part.count,
-        "mean": _numbers(part.mean),
-        "covariance": _numbers(part.covariance),
-        "distances": _numbers(part.distances),
-    }
-
-
-def _distribution_from_dict(data: dict) -> Distribution:
-    return Distribution(
-        int(data["count"]),
-        _tensor(data["mean"], 5),
-        _tensor(data["covariance"], 5, 5),
-        _tensor(data["distances"], len(data["distances"])),
-    )

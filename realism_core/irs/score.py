@@ -20,7 +20,7 @@ from .measures import (
 )
 from .pentagon import check_definition, pentagon_area, radii
 from .profile import Profile
-from .tiles import cut_tiles, spread_tiles, tile_starts
+from .tiles import map_tiles
 
 LONGEST = 8192
 
@@ -99,23 +99,10 @@ def typicality_map(
     profile = (profile or Profile.shipped(definition)).check_for(definition)
     fitted = profile.tile_distribution(tile)
     planes = to_planes(images)
-    batch, _, height, width = planes.shape
+    height, width = planes.shape[2:]
     if definition == "paper":
         planes = _at_paper_scale(planes)
-    if tile < 16 or stride < 1 or stride > tile:
-        raise ValueError(
-            f"tile is {tile} and stride {stride}: use a tile of at least 16 and a stride from 1 to tile."
-        )
-    if min(planes.shape[2:]) < tile:
-        raise ValueError(
-            f"tile is {tile} pixels, larger than the pictures ({planes.shape[3]} x {planes.shape[2]}): use "
-            "a smaller tile."
-        )
-    rows, columns = tile_starts(planes.shape[2], tile, stride), tile_starts(planes.shape[3], tile, stride)
-    strips = (cut_tiles(planes[:, :, top : top + tile], tile, stride)[0] for top in rows)
-    strips = [1 - _tile_typicality(strip, definition, fitted).view(batch, len(columns)) for strip in strips]
-    values = torch.stack(strips, 1)
-    spread = spread_tiles(values, rows, columns, tile, *planes.shape[2:])
+    spread = map_tiles(planes, tile, stride, lambda tiles: 1 - _tile_typicality(tiles, definition, fitted))
     if spread.shape[1:] != (height, width):
         spread = torch.nn.functional.interpolate(spread[:, None], size=(height, width), mode="bilinear")[:, 0]
     return spread.clamp(0, 1)

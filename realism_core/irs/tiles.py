@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,26 @@ def cut_tiles(planes: Tensor, side: int, stride: int) -> tuple[Tensor, list[int]
     grid = planes[:, :, down][:, :, :, across]
     grid = grid.unflatten(3, (len(columns), side)).unflatten(2, (len(rows), side))
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).contiguous(), rows, columns
+
+
+def map_tiles(planes: Tensor, side: int, stride: int, judge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return one value a pixel [B,H,W]: judge(tiles [n,3,side,side]) -> [n] on square tiles, blended.
+
+    One row of tiles is judged at a time. Raises ValueError with the fix for tiles that do not fit.
+    """
+    height, width = planes.shape[2:]
+    if side < 16 or stride < 1 or stride > side:
+        raise ValueError(
+            f"tile is {side} and stride {stride}: use a tile of at least 16 and a stride from 1 to tile."
+        )
+    if min(height, width) < side:
+        raise ValueError(
+            f"tile is {side} pixels, larger than the pictures ({width} x {height}): use a smaller tile."
+        )
+    rows, columns = tile_starts(height, side, stride), tile_starts(width, side, stride)
+    strips = (cut_tiles(planes[:, :, top : top + side], side, stride)[0] for top in rows)
+    values = torch.stack([judge(strip).view(len(planes), len(columns)) for strip in strips], 1)
+    return spread_tiles(values, rows, columns, side, height, width)
 
 
 def spread_tiles(

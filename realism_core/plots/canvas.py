@@ -61,6 +61,10 @@ class Canvas:
         """Write text; the anchor is Pillow's."""
         self.draw.text((x * SCALE, y * SCALE), text, font=font(size), fill=fill, anchor=anchor)
 
+    def width_of(self, text: str, size: int = 13) -> float:
+        """Return how many pixels wide a text is written."""
+        return self.draw.textlength(text, font(size)) / SCALE
+
     def finish(self) -> Tensor:
         """Return the drawing as an image [H,W,3], float32 0..1."""
         small = self.image.resize(self.size, Image.Resampling.LANCZOS)

@@ -260,6 +260,8 @@ def test_no_pictures_is_a_sentence_and_two(run, tmp_path: Path) -> None:
         "gate x",
         "profile",
         "profile fit x",
+        "fit-domain x y",
+        "fit-domain -o p.json",
     ],
 )
 def test_usage_errors_are_two(run, words: str) -> None:
@@ -274,6 +276,7 @@ def test_help_and_version(run) -> None:
         ["score", "--help"],
         ["gate", "--help"],
         ["profile", "fit", "--help"],
+        ["fit-domain", "--help"],
         ["--version"],
     ):
         code, out, _ = run(*words, profile=False)

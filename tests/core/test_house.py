@@ -19,6 +19,7 @@ FORBIDDEN = {"subprocess", "pip", "pickle", "cv2", "skimage", "ctypes", "socket"
 CORE = {
     "": set(),
     "irs": {""},
+    "degrade": {""},
     "evidence": {"", "irs"},
     "gate": {"", "irs", "evidence"},
     "conditioning": {""},
