@@ -39,7 +39,8 @@ from realism_core.pictures import read_picture
 SIDE = 1024
 MATCHED = 512
 PHOTO_STATES = (
-    "as_decoded", "webp80", "codec", "clean", "clean_webp80", "clean_codec", "resized", "matched", "matched_webp80",
+    "as_decoded", "webp80", "codec", "clean", "clean_webp80", "clean_codec", "resized", "matched",
+    "matched_webp80",
 )  # fmt: skip
 MADE_STATES = ("as_decoded", "webp80", "codec", "resized", "matched", "matched_webp80")
 TINY_EVERY = 4
@@ -122,6 +123,7 @@ def _generator(name: str, otherwise: str = "unsure") -> str:
     for family, marks in {
         "flux": ("flux",), "sdxl": ("sdxl", "sd_xl"), "cascade": ("cascade",), "hidream": ("hidream",),
         "sd3": ("sd3",), "wan": ("wan",), "svd": ("svd",), "mochi": ("mochi",), "ltxv": ("ltx",),
+        "hunyuan": ("hunyuan",),
         "sd15": ("v1-5",),
     }.items():  # fmt: skip
         if any(mark in name for mark in marks):
@@ -133,7 +135,7 @@ def samples(chosen: list[Origin]) -> list[Sample]:
     """Return all states of the pictures, measured on all processor cores and cached by content."""
     folder = cache_folder() / "detector-data" / _state_of_code()
     folder.mkdir(parents=True, exist_ok=True)
-    decoders = _decoders(chosen)
+    decoders = decoder_folder(chosen)
     jobs = [(origin, folder, decoders) for origin in chosen]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         measured = []
@@ -145,7 +147,8 @@ def samples(chosen: list[Origin]) -> list[Sample]:
     return measured
 
 
-def _decoders(chosen: list[Origin]) -> Path | None:
+def decoder_folder(chosen: list[Origin]) -> Path | None:
+    """Return the folder of the small decoders trained on these photographs, training missing ones."""
     if not any(origin.group == "tiny" for origin in chosen):
         return None
     training = [

@@ -25,7 +25,7 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows of one state of one picture: statistics [n,F], and what each row is."""
+    """A state of a picture a row: statistics [n,F], what it is, and whether p_photo answers there."""
 
     statistics: Tensor
     names: tuple[str, ...]
@@ -34,22 +34,31 @@ class Pool:
     also: np.ndarray
     states: np.ndarray
     pictures: np.ndarray
+    answers: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[Sample], statistics: Tensor, names: Sequence[str]) -> Pool:
-        """Return the pool of measured samples with these statistics [n,F] of theirs."""
+    def of(
+        cls,
+        rows: Sequence[Sample],
+        statistics: Tensor,
+        names: Sequence[str],
+        answers: np.ndarray | None = None,
+    ) -> Pool:
+        """Return the pool of measured samples with these statistics [n,F]; answers: all, if None."""
         return cls(
             statistics, tuple(names),
             *(np.array(values) for values in zip(
                 *((r.origin.label, r.origin.group, r.origin.also, r.state, str(r.origin.path)) for r in rows),
                 strict=True,
             )),
+            np.ones(len(rows), bool) if answers is None else answers,
         )  # fmt: skip
 
     def take(self, rows: np.ndarray) -> Pool:
         """Return some of the rows (bool [n])."""
         return Pool(self.statistics[torch.from_numpy(rows)], self.names, *(
-            values[rows] for values in (self.labels, self.groups, self.also, self.states, self.pictures)
+            values[rows]
+            for values in (self.labels, self.groups, self.also, self.states, self.pictures, self.answers)
         ))  # fmt: skip
 
     @cached_property
@@ -82,10 +91,14 @@ def fit(pool: Pool, penalty: float) -> Logistic:
 
 
 def fit_calibrated(pool: Pool) -> tuple[Logistic, float]:
-    """Return the detector of a pool with penalty and calibration from an inner hold-out, and the penalty."""
+    """Return the detector of a pool, and its penalty.
+
+    Penalty and calibration come from an inner hold-out, judged where p_photo answers; the weights are fitted
+    on all rows.
+    """
     best = max(((*_inner(pool, penalty), penalty) for penalty in PENALTIES), key=lambda found: found[0])
     _, odds, penalty = best
-    known = ~torch.isnan(odds)
+    known = ~torch.isnan(odds) & torch.from_numpy(pool.answers)
     labels = torch.from_numpy(pool.labels)
     line = fit_logistic(odds[known, None], labels[known], ("odds",), 1e-3, pool.weights()[known])
     slope = float(line.weights / line.scale)
@@ -110,8 +123,11 @@ def _inner(pool: Pool, penalty: float) -> tuple[float, Tensor]:
         held = found.log_odds(pool.statistics[rows])
         total[rows] += held
         count[rows] += 1
-        labels = torch.from_numpy(pool.labels)[rows]
-        scores.append(auc(held[labels == 1].numpy(), held[labels == 0].numpy()))
+        real, made = (
+            held[torch.from_numpy((pool.labels == label) & pool.answers)[rows]].numpy() for label in (1, 0)
+        )
+        if len(real) and len(made):
+            scores.append(auc(real, made))
     odds[count > 0] = (total / count)[count > 0]
     return float(np.mean(scores)), odds
 

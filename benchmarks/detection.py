@@ -21,17 +21,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import _page
 from benchmarks import _peers as peers
-from benchmarks._detector_data import Origin, Sample, lossless_folder, origins, samples, states
+from benchmarks._detector_data import (
+    Origin,
+    Sample,
+    decoder_folder,
+    lossless_folder,
+    origins,
+    samples,
+    states,
+)
 from benchmarks._holdout import Pool, compared, hold_out, interval
-from benchmarks.fit_detector import PROTOCOLS, pool_of, reliability, sides, told
+from benchmarks.fit_detector import PROTOCOLS, pool_of, sides, told
 from devtools.environment import cache_folder
-from realism_core.evidence.detector import MIN_RELIABILITY
 from realism_core.irs.distribution import OFFSETS, StreamingFit
 from realism_core.irs.measures import Measures
 from realism_core.irs.pentagon import pentagon_area, radii
 
-DOCS = Path(__file__).parents[1] / "docs" / "detection.md"
 SHOWN = ("as decoded", "no codec on either", "both WebP q80", "512 px")
 FLAGGED = 0.05
 PEERS = {"NIQE": peers.niqe, "BRISQUE": peers.brisque}
@@ -41,7 +48,7 @@ def main() -> None:
     found = origins()
     rows = samples(found)
     pool = pool_of(rows)
-    sure = reliability(rows) >= MIN_RELIABILITY
+    sure = pool.answers
     scores = {
         "p_photo, all pictures": hold_out(pool),
         "decoder lattice": spread(pool, -np.array([float(row.statistics[0]) for row in rows])),
@@ -56,7 +63,7 @@ def main() -> None:
     if lossless_folder() is None:
         text = "Without the lossless generated pictures.\n\n" + text
     print(text)
-    write(DOCS, text)
+    _page.write("detection.md", "tables", text)
 
 
 def overview(pool: Pool, scores: dict[str, np.ndarray], sure: np.ndarray) -> str:
@@ -159,7 +166,7 @@ def peer_scores(found: list[Origin], rows: list[Sample]) -> dict[str, np.ndarray
     folder = cache_folder() / "peer-scores" / hashlib.sha256(code).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     peers.folder()
-    decoders = next(iter((cache_folder() / "tiny-decoders").iterdir()), None)
+    decoders = decoder_folder(found)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as workers:
         jobs = [(origin, folder, decoders, wanted) for origin in found]
         measured = {}
@@ -193,14 +200,6 @@ def _peers_of(job: tuple[Origin, Path, Path | None, set[str]]) -> dict[str, dict
     }
     torch.save(values, file)
     return values
-
-
-def write(path: Path, text: str) -> None:
-    """Put the tables between the marks of the page."""
-    page = path.read_text(encoding="utf-8")
-    before, rest = page.split("<!-- tables -->\n", 1)
-    _, after = rest.split("<!-- end of tables -->", 1)
-    path.write_text(f"{before}<!-- tables -->\n{text}\n<!-- end of tables -->{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

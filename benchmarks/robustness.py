@@ -43,7 +43,7 @@ SIDES = ("photographs", "generated")
 MEANS = ("verdict",)  # of 0 and 1 a median says little
 GROUPS = {
     "verdict": ("The verdict", ("p_photo", "reliability", "verdict", "lattice", "lattice_period")),
-    "odds": ("What p_photo is made of", ("odds_luma", "odds_colour", "odds_energy", "odds_periods")),
+    "odds": ("What p_photo is made of", tuple(name for name in COLUMNS if name.startswith("odds_"))),
     "realism": ("The Image Realism Score and its five measures", ("irs", "typicality", *Measures._fields)),
     "radii": ("The five radii", tuple(f"radius_{name}" for name in Measures._fields)),
     "percentiles": ("The five percentiles", tuple(f"percentile_{name}" for name in Measures._fields)),

@@ -55,7 +55,7 @@ PARTS = ("luma", "colour", "block", "periods")
 # (column, where nothing is left, where nothing is lost), in between on a straight line; NaN loses nothing.
 # The ends were read off benchmarks/detection.py's table of AUC against each column.
 RAMPS = (
-    ("jpeg_quality", 75.0, 95.0),
+    ("jpeg_quality", 85.0, 97.0),
     ("video_levels", 0.5, 0.38),
     ("resample_peak", 3.0, 2.2),
     ("short_side", 104.0, 320.0),

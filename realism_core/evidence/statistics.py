@@ -37,7 +37,7 @@ def detector_statistics(planes: Tensor) -> Tensor:
 
     All are read from normalised diagonal residuals: of the luma, of R and of B minus the luma. lattice: as
     `decoder_lattice`. _km: ln(0.3 + power at (k/8, m/8) of the sampling frequency over the mean power),
-    both axes and mirror images together, away from the block border. _block: ln((power a phase + 0.3) on
+    both axes and mirror images together. _block: ln((power a phase + 0.3) on
     the two rows and two columns of the 8 x 8 that hold most / elsewhere): block codecs pile theirs up at a
     border, decoders spread it. _peak: ln(1 + the highest power over its surroundings at all other
     frequencies), where resampling moves the lattice. Pictures above two megapixels are read in five
@@ -77,11 +77,9 @@ def harmonic_power(q: Tensor) -> tuple[Tensor, Tensor]:
     folded = (folded - folded.mean((1, 2), keepdim=True)) * scale[:, None, None]
     crosses = _crosses(q.device).to(q.dtype)
     energy = folded.square().flatten(1)
-    best = (energy @ crosses.T).argmax(1)
-    cross = crosses[best]
+    cross = crosses[(energy @ crosses.T).argmax(1)]
     on, off = ((energy * part).sum(1) / part.sum(1) for part in (cross, 1 - cross))
-    rest = (folded.flatten(1) * (1 - cross)).view_as(folded)
-    power = torch.fft.fft2(rest).abs().square() / (1 - cross).sum(1)[:, None, None]
+    power = torch.fft.fft2(folded).abs().square() / 64
     mirrored = (power[:, 1:5] + power[:, [7, 6, 5, 4]]) / 2
     grid = (mirrored[:, :, 1:5] + mirrored[:, :, [7, 6, 5, 4]]) / 2
     pairs = torch.stack([(grid[:, k - 1, m - 1] + grid[:, m - 1, k - 1]) / 2 for k, m in PAIRS], 1)

@@ -15,6 +15,7 @@ OUTPUTS = {
     "RealismGate": (
         "passed", "rejected", "passed_scores", "rejected_scores", "passed_latents", "rejected_latents",
         "passed_masks", "rejected_masks", "passed_count", "rejected_count",
+        "unknown", "unknown_scores", "unknown_latents", "unknown_masks", "unknown_count",
     ),
     "RealismSaveImages": ("images",),
     "RealismDegrade": ("images", "setting"),
