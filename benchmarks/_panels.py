@@ -227,10 +227,13 @@ def _draw_row(
 
 def _draw_band(canvas: Canvas, panel: Panel, series: Series, colour: tuple[int, int, int]) -> None:
     for run in _runs([low + high for low, high in zip(series.low, series.high, strict=True)]):
-        if len(run) > 1:
-            upper = [panel.point(panel.strengths[i], series.high[i]) for i in run]
-            lower = [panel.point(panel.strengths[i], series.low[i]) for i in reversed(run)]
-            canvas.polygon(upper + lower, fill=(*colour, 62))
+        upper = [panel.point(panel.strengths[i], series.high[i]) for i in run]
+        lower = [panel.point(panel.strengths[i], series.low[i]) for i in reversed(run)]
+        if len(run) == 1:
+            x, reach = upper[0][0], INSET / 2
+            upper = [(x - reach, upper[0][1]), (x + reach, upper[0][1])]
+            lower = [(x + reach, lower[0][1]), (x - reach, lower[0][1])]
+        canvas.polygon(upper + lower, fill=(*colour, 62))
 
 
 def _draw_line(canvas: Canvas, panel: Panel, series: Series, number: int) -> None:

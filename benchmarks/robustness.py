@@ -5,7 +5,7 @@ pictures at their own scale, both cropped to the middle 512 x 512, go through `r
 strengths. The plots go to docs/images/robustness/, the medians to the terminal. What was measured is kept in
 the user's cache, for as long as neither the pictures nor the code that measures them change.
 
-    python dev.py bench robustness [--pictures 24] [--told 0 0.5 1]
+    python dev.py bench robustness [-- --pictures 24 --told 0 0.5 1]
 """
 
 from __future__ import annotations

@@ -94,7 +94,9 @@ class RealismScore(io.ComfyNode):
             )
         mask = check_mask(mask, images.movedim(-1, 1))
         progress = Progress(len(images))
-        wrapped = [reconstructor(vae, name, before=lambda: progress.step(0)) for name, vae in vaes.items()]
+        wrapped = [
+            reconstructor(vaes[name], name, before=lambda: progress.step(0)) for name in VAES if name in vaes
+        ]
         tables = []
         for rows in chunks(images):
             part = None if mask is None else mask if mask.shape[0] == 1 else mask[rows]

@@ -158,7 +158,9 @@ class Tally:
         if self.highest >= self.lowest:
             lines.append(f"{self.metric} ran from {self.lowest:.4g} to {self.highest:.4g}")
         if self.without:
-            lines.append(f"{plural(self.without)} without {self.metric} (grey or flat): {self.on_unknown}")
+            lines.append(
+                f"{plural(self.without)} without {self.metric} (it says nothing there): {self.on_unknown}"
+            )
         if left := self.decisions["unreadable"]:
             lines.append(f"{plural(left, 'file')} could not be used and stayed in place")
         return "\n".join(lines)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from ..evidence import verdict_of
 from ..evidence.columns import COLUMNS
 from ..irs import Measures
 from ..pictures import SUFFIXES, PictureError, find_pictures
@@ -18,8 +19,14 @@ from .common import Row, add_paths, add_scoring, complain, load_profile, plural,
 
 # short names of the five measures, in the order of Measures
 TITLES = ("edges", "contrast", "energy", "variance", "spectrum")
-HEAD = f"{'irs':>8} {'typicality':>10}  " + " ".join(f"{title:>8}" for title in TITLES) + "  picture"
+HEAD = (
+    f"{'verdict':<10} {'p_photo':>7} {'irs':>8} {'typicality':>10}  "
+    + " ".join(f"{title:>8}" for title in TITLES)
+    + "  picture"
+)
 ABOUT = (
+    "verdict: 'decoder' = the finest detail carries an image decoder's trace, 'photograph' = it carries "
+    "none, 'unknown' = it cannot tell (compressed, resized, small, or undecided); p_photo: its probability. "
     "irs: area of the five radii; it grows with sharpness and grain, more is not more real. typicality: "
     "0..1, 1 = in the middle of the profile's photographs, under 0.05 = unlike them. Then the share of "
     "the photographs that have a smaller radius, for each measure: near 0% or 100% is unusual. A dash: "
@@ -79,7 +86,10 @@ def line(path: Path, row: Row) -> str:
     """Return the line of one picture, under HEAD."""
     shares = (_number(row[f"percentile_{name}"], ".0%") for name in Measures._fields)
     numbers = " ".join(f"{share:>8}" for share in shares)
-    return f"{_number(row['irs'], '.3f'):>8} {_number(row['typicality'], '.3f'):>10}  {numbers}  {path}"
+    return (
+        f"{verdict_of(row):<10} {_number(row['p_photo'], '.2f'):>7} {_number(row['irs'], '.3f'):>8} "
+        f"{_number(row['typicality'], '.3f'):>10}  {numbers}  {path}"
+    )
 
 
 def _number(value: float | None, form: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..irs.measures import channels_equal
 from .logistic import Logistic
 from .statistics import NAMES, detector_statistics
 from .table import Column
@@ -81,7 +82,9 @@ def measure_detector(
     """
     ramps = RAMPS if detector is None else OWN_RAMPS
     detector = detector or shipped()
-    added = detector.contributions(detector_statistics(planes))
+    # without colour half of the traces cannot be there
+    colourless = channels_equal(planes)[:, None]
+    added = detector.contributions(detector_statistics(planes)).masked_fill(colourless, torch.nan)
     odds = added.sum(1) + detector.bias
     trust = evidence_left(column, ramps).masked_fill(torch.isnan(odds), 0)
     chance = torch.sigmoid(odds).masked_fill(trust < MIN_RELIABILITY, torch.nan)

@@ -53,7 +53,7 @@ def report(table: ScoreTable) -> dict:
         lead = {}
         if "verdict" in row:
             lead = {
-                "verdict": _VERDICTS.get(row["verdict"], "unknown"),
+                "verdict": verdict_of(row),
                 "reliability": row.get("reliability"),
                 "reasons": reasons(row, table.about.get("detector", "shipped") != "shipped"),
             }
@@ -61,6 +61,11 @@ def report(table: ScoreTable) -> dict:
         numbers = {name: value for name, value in row.items() if name not in lead}
         pictures.append({"index": index, **lead, "notes": notes, **numbers})
     return {**table.about, "reading": READING, "pictures": pictures}
+
+
+def verdict_of(row: dict[str, float | None]) -> str:
+    """Return the verdict of a row of `score_table` as a word: photograph, decoder or unknown."""
+    return _VERDICTS.get(row["verdict"], "unknown")
 
 
 def reasons(row: dict[str, float | None], own_detector: bool = False) -> list[str]:
@@ -76,8 +81,10 @@ def reasons(row: dict[str, float | None], own_detector: bool = False) -> list[st
         and (share := min(1.0, max(0.0, (row[name] - nothing) / (everything - nothing)))) < 1
     ]
     lost = [text for _, text in sorted(lost)]
-    if row.get("p_photo") is None:
-        return lost or ["too small or too flat to hold any trace"]
+    if "p_photo" not in row:
+        return lost
+    if row["p_photo"] is None:
+        return lost or ["too small, too flat or without colour: it cannot hold the traces"]
     parts = [(row[f"odds_{part}"], _TRACES[part]) for part in PARTS if row.get(f"odds_{part}") is not None]
     parts.sort(key=lambda part: -abs(part[0]))
     found = [f"{text}: speaks {_side(odds)} ({odds:+.1f})" for odds, text in parts if abs(odds) >= 0.1]

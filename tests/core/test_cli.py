@@ -116,8 +116,8 @@ def test_a_line_a_picture_for_people(run, folder: Path) -> None:
     assert [line.split()[-1] for line in lines] == [
         str(folder / name) for name in ("2.png", "10.png", "11.png")
     ]
-    assert all(len(line.split()) == 8 and line.count("%") == 5 for line in lines)
-    assert err.split()[:3] == ["irs", "typicality", "edges"]
+    assert all(len(line.split()) == 10 and line.count("%") == 5 for line in lines)
+    assert err.split()[:3] == ["verdict", "p_photo", "irs"]
     assert err.split()[-1] == "picture"
 
 
@@ -140,8 +140,8 @@ def test_grey_and_flat_pictures_have_dashes_and_nulls(run, tmp_path: Path) -> No
     flat = put(tmp_path / "flat.png", np.full((9, 9, 3), (200, 10, 10), dtype=np.uint8))
     code, lines, _ = run("score", grey, flat)
     assert code == 0
-    assert lines[0].split()[:2] == ["-", "-"]
-    assert lines[1].split()[0] == "-"
+    assert lines[0].split()[:4] == ["unknown", "-", "-", "-"]
+    assert lines[1].split()[:3] == ["unknown", "-", "-"]
     row = json.loads(run("score", grey, "--json")[1][0])
     assert row["irs"] is None
     assert row["mean_spectrum"] is None
@@ -395,7 +395,7 @@ def test_gate_moves_and_leaves_what_it_cannot_read(run, folder: Path, tmp_path: 
     assert len(names(tmp_path / "good")) == 7
     assert "sub/grey.png" in names(tmp_path / "odd")
     assert "broken.png is no PNG" in err
-    assert "1 picture without typicality (grey or flat): rejected" in lines
+    assert "1 picture without typicality (it says nothing there): rejected" in lines
     assert "1 file could not be used and stayed in place" in lines
 
 

@@ -147,7 +147,9 @@ def test_each_part_holds_its_own_statistics(monkeypatch: pytest.MonkeyPatch) -> 
     rows = torch.eye(len(NAMES), dtype=torch.float64)
     monkeypatch.setattr(detector, "detector_statistics", lambda _: rows)
     ones = torch.ones(len(NAMES), dtype=torch.float64)
-    found = measured(torch.zeros(len(NAMES), 3, 8, 8), Logistic(NAMES, 0 * ones, ones, ones, 0.0))
+    pictures = torch.zeros(len(NAMES), 3, 8, 8, dtype=torch.uint8)
+    pictures[:, 0, 0, 0] = 1  # some colour
+    found = measured(pictures, Logistic(NAMES, 0 * ones, ones, ones, 0.0))
     parts = {part: {NAMES[i] for i, odds in enumerate(found[f"odds_{part}"]) if odds} for part in PARTS}
     harmonics = {name for name in NAMES if name[-1].isdigit()}
     luma = {name for name in harmonics if name.startswith("luma")}
@@ -160,8 +162,15 @@ def test_each_part_holds_its_own_statistics(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(map(len, parts.values())) == len(NAMES)
 
 
-@pytest.mark.parametrize("picture", [np.full((150, 150, 3), 90, np.uint8), texture("noise", 1, 60, 300)])
-def test_flat_and_small_pictures_are_unknown(picture):
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.full((150, 150, 3), 90, np.uint8),
+        texture("noise", 1, 60, 300),
+        texture("noise", 1, 340, 350)[..., :1].repeat(3, 2),
+    ],
+)
+def test_flat_small_and_grey_pictures_are_unknown(picture):
     found = measured(planes(picture), constant(5.0))
     assert found["reliability"] == [0.0]
     assert math.isnan(found["p_photo"][0]) and math.isnan(found["verdict"][0])

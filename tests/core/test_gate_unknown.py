@@ -173,7 +173,7 @@ def test_the_command_sends_them_there_and_says_so(folder, capsys, options, good,
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     code, lines = command(folder, capsys, *options)
     assert code == 0
-    assert f"2 pictures without irs (grey or flat): {went}" in lines
+    assert f"2 pictures without irs (it says nothing there): {went}" in lines
     for side, names in (("good", good), ("odd", odd)):
         assert sorted(path.stem for path in (folder.parent / side).iterdir()) == list(names)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -177,7 +177,8 @@ def test_the_columns_hold_what_score_found(images: torch.Tensor, profile: Profil
         np.testing.assert_array_equal(scores[f"percentile_{name}"], found.percentiles[:, place])
         if name != "mean_spectrum":
             np.testing.assert_array_equal(scores[name], found.measures[place])
-    assert scores.about == {"definition": "reference", "profile": "crops", "profile_count": 12}
+    about = {"definition": "reference", "profile": "crops", "profile_count": 12, "detector": "shipped"}
+    assert scores.about == about
     for column in scores.columns:
         known = scores[column.name][scores.applies(column.name)]
         assert ((known >= column.low) & (known <= column.high)).all(), column.name
