@@ -33,6 +33,8 @@ _LOST = {
     "jpeg_quality": "compressed as JPEG at quality about {:.0f}",
     "video_levels": "its tones lie on the steps of WebP or video (a share of {:.2f})",
     "resample_peak": "enlarged after it was made (trace {:.1f})",
+    "spectral_cutoff": "blurred or enlarged: its detail ends at {:.0%} of the spectrum",
+    "noise_floor": "grain covers its finest detail (sigma {:.1f} levels)",
     "short_side": "its short side is only {:.0f} pixels",
     "flat_share": "{:.0%} of it is without any variation",
 }
