@@ -95,9 +95,9 @@ def test_each_ramp_from_nothing_to_all(name):
 
 
 def test_the_ramps_point_the_right_way() -> None:
-    """Compression, enlargement, smallness and flatness lose; the ends lie inside the columns' ranges."""
+    """Compression, enlargement, blur, grain, smallness and flatness lose; the ends lie inside the columns' ranges."""
     assert {name for name, (nothing, everything) in ENDS.items() if everything > nothing} == {
-        "jpeg_quality", "short_side",
+        "jpeg_quality", "short_side", "spectral_cutoff",
     }  # fmt: skip
     assert set(ENDS) >= {"jpeg_quality", "video_levels", "resample_peak", "short_side", "flat_share"}
     for name, ends in ENDS.items():
@@ -242,8 +242,8 @@ def test_a_decoders_lattice_lowers_its_odds() -> None:
 def test_the_columns_take_the_shipped_one() -> None:
     """Grain without and with a lattice, at a size where p_photo applies."""
     dice = np.random.default_rng(0)
-    grain = dice.normal(128, 9, (336, 352, 3))
-    lattice = np.tile(dice.normal(0, 2, (8, 8, 3)), (42, 44, 1))
+    grain = dice.normal(128, 2, (336, 352, 3))
+    lattice = np.tile(dice.normal(0, 0.7, (8, 8, 3)), (42, 44, 1))
     pictures = torch.from_numpy(np.stack((grain, grain + lattice)).round().clip(0, 255).astype(np.uint8))
     table = score_table(pictures, ["p_photo", "reliability", "verdict"])
     assert (table["reliability"] >= MIN_RELIABILITY).all()

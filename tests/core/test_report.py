@@ -17,7 +17,8 @@ from realism_core.irs import Measures
 
 NAN = math.nan
 CLEAN = {
-    "jpeg_quality": NAN, "video_levels": 0.1, "resample_peak": 1.0, "short_side": 1024.0, "flat_share": 0.0,
+    "jpeg_quality": NAN, "video_levels": 0.1, "resample_peak": 1.0, "spectral_cutoff": 1.0,
+    "noise_floor": 0.5, "short_side": 1024.0, "flat_share": 0.0,
 }  # fmt: skip
 NAMES = ("irs", "p_photo", "reliability", "verdict", *(f"odds_{part}" for part in PARTS), *CLEAN)
 
@@ -84,6 +85,8 @@ WORDS = {
     "jpeg_quality": "compressed as JPEG at quality about {:.0f}",
     "video_levels": "steps of WebP or video (a share of {:.2f})",
     "resample_peak": "enlarged after it was made",
+    "spectral_cutoff": "its detail ends at {:.0%} of the spectrum",
+    "noise_floor": "grain covers its finest detail (sigma {:.1f} levels)",
     "short_side": "its short side is only {:.0f} pixels",
     "flat_share": "{:.0%} of it is without any variation",
 }
