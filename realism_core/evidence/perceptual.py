@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def load_lpips(backbone: str = "vgg", device: torch.device | str = "cpu") -> Fea
     if backbone not in _BACKBONES:
         raise ValueError(f"backbone {backbone!r} is none of {', '.join(_BACKBONES)}: choose one of them.")
     try:
-        lpips = importlib.import_module("lpips")
+        import lpips  # only where a user has installed it
     except ImportError as error:
         raise ValueError(
             f"the perceptual distance needs the package lpips, which cannot be imported ({error}): install "
@@ -41,7 +40,7 @@ def load_lpips(backbone: str = "vgg", device: torch.device | str = "cpu") -> Fea
             f"https://download.pytorch.org/models/{path.name} to there, choose another backbone, or switch "
             "the perceptual distance off."
         )
-    network = lpips.LPIPS(net=backbone, verbose=False).eval().to(device)
+    network = lpips.LPIPS(net=backbone, verbose=False).train(False).to(device)
 
     def distance(pictures: Tensor, others: Tensor) -> Tensor:
         pair = (images.to(device).movedim(-1, 1) * 2 - 1 for images in (pictures, others))

@@ -95,7 +95,7 @@ def test_each_ramp_from_nothing_to_all(name):
 
 
 def test_the_ramps_point_the_right_way() -> None:
-    """Compression, enlargement, blur, grain, smallness and flatness lose; the ends lie inside the columns' ranges."""
+    """Compression, enlargement, blur, grain, smallness and flatness lose; ends lie in the columns' ranges."""
     assert {name for name, (nothing, everything) in ENDS.items() if everything > nothing} == {
         "jpeg_quality", "short_side", "spectral_cutoff",
     }  # fmt: skip
