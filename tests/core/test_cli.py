@@ -478,22 +478,16 @@ def test_ctrl_c_and_a_reader_that_leaves(tmp_path: Path, folder: Path, profiles)
     many = [folder / f"{index}.png" for index in range(13, 800)]
     for path in many:
         os.link(folder / "1.png", path)
-    scoring = start("score", folder, "--profile", profiles["reference"])
-    gating = start(
-        "gate",
-        folder,
-        "--rule",
-        "threshold",
-        "--value",
-        0.5,
-        "--profile",
-        profiles["reference"],
-        *sides(tmp_path),
-    )
-    piped = start("score", folder, "--profile", profiles["reference"])
+    options = ("--profile", profiles["reference"])
+    rule = ("--rule", "threshold", "--value", 0.5)
+    piped = start("score", folder, *options)
     piped.stdout.readline()
     piped.stdout.close()
-    for command, says in ((scoring, "stopped after"), (gating, "nothing is half written")):
+    for words, says in (
+        (("score", folder, *options), "stopped after"),
+        (("gate", folder, *rule, *options, *sides(tmp_path)), "nothing is half written"),
+    ):
+        command = start(*words)
         command.stdout.readline()
         command.send_signal(signal.SIGINT)
         _, err = command.communicate(timeout=120)
