@@ -30,8 +30,8 @@ def astronaut() -> np.ndarray:
 def latticed() -> np.ndarray:
     """Grain, and in one corner a pattern that repeats every 8 pixels."""
     dice = np.random.default_rng(7)
-    values = dice.normal(128, 8, (352, 384, 3))
-    values[144:, 176:] += np.tile(dice.normal(0, 6, (8, 8, 1)), (26, 26, 3))
+    values = dice.normal(128, 1.5, (352, 384, 3))
+    values[144:, 176:] += np.tile(dice.normal(0, 1.1, (8, 8, 1)), (26, 26, 3))
     return values.round().clip(0, 255).astype(np.uint8)
 
 
