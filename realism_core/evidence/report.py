@@ -62,7 +62,7 @@ def report(table: ScoreTable) -> dict:
         notes = _notes(row, table.about.get("definition", "reference"))
         numbers = {name: value for name, value in row.items() if name not in lead}
         pictures.append({"index": index, **lead, "notes": notes, **numbers})
-    return {**table.about, "reading": READING, "pictures": pictures}
+    return {"pictures": pictures, "reading": READING, **table.about}
 
 
 def verdict_of(row: dict[str, float | None]) -> str:

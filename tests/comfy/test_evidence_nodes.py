@@ -97,7 +97,7 @@ def test_the_report_says_how_to_read_it(server: ComfyServer, pictures: dict) -> 
     graph = Graph()
     id = graph.show(graph.add("RealismScore", images=load(graph, "small"))["report"])
     whole = json.loads(shown(done(server.run(graph)), id)[0])
-    assert list(whole)[-2:] == ["reading", "pictures"] and "evidence, not proof" in whole["reading"]
+    assert list(whole)[:2] == ["pictures", "reading"] and "evidence, not proof" in whole["reading"]
     assert "reconstruction" not in whole["pictures"][0]
 
 

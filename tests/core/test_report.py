@@ -46,7 +46,7 @@ def test_it_leads_with_verdict_reliability_and_reasons() -> None:
     assert picture["verdict"] == "photograph" and picture["reliability"] == 0.75
     assert set(picture) == {"index", "reasons", "notes", *NAMES}
     whole = report(table(row(0.9, 1.0), definition="reference", profile="mine", profile_count=9))
-    assert list(whole)[-2:] == ["reading", "pictures"] and whole["profile"] == "mine"
+    assert list(whole)[:2] == ["pictures", "reading"] and whole["profile"] == "mine"
     assert "evidence, not proof" in whole["reading"] and "'unknown'" in whole["reading"]
 
 
