@@ -63,14 +63,14 @@ def test_quality_tables_are_those_that_pillow_writes(quality):
         assert picture.quantization[0] == quality_table(quality).flatten().tolist()
 
 
-# tables of neighbouring qualities share most of their steps, so an estimate can be two or three off
-@settings(max_examples=25, deadline=None, derandomize=True)
+# the most that was measured from quality 40 to 98 is 2: neighbouring tables share most of their steps
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(40, 95), st.sampled_from([0, 2]), st.integers(0, 7), st.integers(0, 7), st.integers(0, 9)
 )
 def test_quality_of_a_jpeg_is_found_at_any_crop(quality, subsampling, top, left, seed):
     jpeg = encoded(uncompressed(seed), "JPEG", quality, subsampling=subsampling)
-    assert abs(measured(jpeg[top:, left:])[QUALITY] - quality) <= 3
+    assert abs(measured(jpeg[top:, left:])[QUALITY] - quality) <= 2
 
 
 @pytest.mark.parametrize("quality", [40, 75, 90, 97])

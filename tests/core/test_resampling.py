@@ -39,15 +39,16 @@ def test_factor_of_enlarged_noise(factor, method):
     assert row[FACTOR_Y] == pytest.approx(factor, rel=0.02)
 
 
-# 4/3 is weak: a codec's grid has the same frequencies. An estimate can miss, so the examples stay the same.
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None)
 @given(
-    st.one_of(st.floats(1.2, 1.3), st.floats(1.38, 1.55)), st.floats(1.65, 1.8),
+    st.floats(1.2, 1.55), st.floats(1.65, 1.8),
     st.sampled_from(sorted(METHODS)), st.integers(0, 99),
 )  # fmt: skip
 def test_two_axes_have_two_factors(factor, factor_y, method, seed):
     row = measured(enlarged(factor, factor_y, method, seed))
-    assert row[FACTOR] == pytest.approx(factor, rel=0.03)
+    # a codec's grid hides 4/3; where the rows show nothing clear, the columns' factor stands for both
+    expected = [factor, factor_y] if abs(factor - 4 / 3) < 0.03 else [factor]
+    assert any(row[FACTOR] == pytest.approx(value, rel=0.03) for value in expected)
     assert row[FACTOR_Y] == pytest.approx(factor_y, rel=0.03)
 
 
