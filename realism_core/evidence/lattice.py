@@ -16,7 +16,7 @@ from .table import Column
 PERIODS = tuple(range(2, 25))
 # below this side the longest period has fewer than four repeats
 MIN_SIDE = 4 * PERIODS[-1] + 2 * BORDER
-_SOFT = 0.3
+SOFT = 0.3
 COLUMNS = (
     Column(
         "lattice",
@@ -109,7 +109,7 @@ def fold_lattice(values: Tensor) -> Lattice:
     flat = variance < 1e-9
     ratio = ratio.masked_fill(flat[:, None], torch.nan)
     top = ratio.max(1)
-    strength = ((top.values + _SOFT) / (ratio.median(1).values + _SOFT)).log()
+    strength = ((top.values + SOFT) / (ratio.median(1).values + SOFT)).log()
     period = (top.indices + PERIODS[0]).double().masked_fill(flat, torch.nan)
     return Lattice(strength, period, ratio, phases)
 

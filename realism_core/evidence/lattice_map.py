@@ -7,10 +7,9 @@ from torch import Tensor
 
 from ..images import to_planes
 from ..irs.tiles import map_tiles
-from .lattice import MIN_SIDE, PERIODS, decoder_lattice, fold_lattice
+from .lattice import MIN_SIDE, PERIODS, SOFT, decoder_lattice, fold_lattice
 from .samples import luma
 
-_SOFT = 0.3
 # what tiles of noise stay under, and what decoded pictures reach
 NOTHING, CLEAR = 1.0, 4.0
 
@@ -34,7 +33,7 @@ def _map_one(planes: Tensor, tile: int, stride: int) -> Tensor:
     def judge(tiles: Tensor) -> Tensor:
         ratios = fold_lattice(luma(tiles)).ratios
         at_period = ratios[:, period[0]]
-        strength = ((at_period + _SOFT) / (ratios.median(1).values + _SOFT)).log()
+        strength = ((at_period + SOFT) / (ratios.median(1).values + SOFT)).log()
         return ((strength - NOTHING) / (CLEAR - NOTHING)).clamp(0, 1)
 
     return map_tiles(planes, tile, stride, judge)

@@ -68,8 +68,8 @@ def _of_window(planes: Tensor) -> Tensor:
 def harmonic_power(q: Tensor) -> tuple[Tensor, Tensor]:
     """Return (ln(0.3 + power) [B,10] in the order of PAIRS, the block statistic [B]) of residuals [B,h,w].
 
-    Power is relative to that of white noise of the same variance, so about 1 where nothing repeats after 8
-    pixels.
+    Power is relative to that of white noise of the same variance: 1 where q is white, and the residual
+    filter's own gain where q comes from white noise.
     """
     rows, columns = q.shape[1] // 8, q.shape[2] // 8
     folded = q[:, : 8 * rows, : 8 * columns].unflatten(2, (columns, 8)).unflatten(1, (rows, 8)).mean((1, 3))
