@@ -104,4 +104,5 @@ def _video_levels(parts: list[Tensor], greys: list[Tensor]) -> Tensor:
     turns = levels * (2 * math.pi * 219 / 255)
     total = counts.sum(1)
     length = torch.hypot(counts @ turns.cos(), counts @ turns.sin()) / total.clamp(min=1)
-    return length.masked_fill((total < _MIN_LEVELS / 2) | ~coloured, torch.nan)
+    # the sums' rounding can lead past 1
+    return length.clamp(max=1).masked_fill((total < _MIN_LEVELS / 2) | ~coloured, torch.nan)
