@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import comfy.cli_args
 import comfy.model_management
+import comfy.samplers
 import comfy.utils
 import folder_paths
 from comfy_api.latest import ComfyExtension, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+import nodes as comfy_nodes  # ComfyUI's own nodes.py, not the folder this file lies in
 
 __all__ = ["ComfyExtension", "io", "ui"]
 
@@ -35,16 +44,78 @@ def blocked(message: str | None = None) -> ExecutionBlocker:
     return ExecutionBlocker(message)
 
 
+Interrupted = comfy.model_management.InterruptProcessingException
+
+
+def samplers() -> list[str]:
+    """Return the samplers that KSampler offers, those of other packs included."""
+    return list(comfy.samplers.KSampler.SAMPLERS)
+
+
+def schedulers() -> list[str]:
+    """Return the schedulers that KSampler offers, those of other packs included."""
+    return list(comfy.samplers.KSampler.SCHEDULERS)
+
+
+def sample(
+    model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str,
+    positive: list, negative: list, latent: dict, denoise: float,
+) -> dict:
+    """Return the LATENT that ComfyUI's KSampler gives for the same inputs; raises its interrupt on Cancel."""
+    return comfy_nodes.common_ksampler(
+        model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent, denoise=denoise
+    )[0]
+
+
+def decode(vae: Any, latent: dict) -> Tensor:
+    """Return the pictures [N,H,W,C] that ComfyUI's VAE Decode gives; those of a video follow each other."""
+    return comfy_nodes.VAEDecode().decode(vae, latent)[0]
+
+
+def show_text(node_id: str, text: str) -> None:
+    """Show a text on a node while it runs, in the page that queued it."""
+    server = PromptServer.instance
+    server.send_progress_text(text, node_id, server.client_id)
+
+
+@contextmanager
+def share_of_progress(part: int, parts: int) -> Iterator[None]:
+    """Let the bars that ComfyUI draws by itself fill share `part` of `parts` of the node's bar (from 0)."""
+    whole = comfy.utils.PROGRESS_BAR_HOOK
+
+    def hook(value: float, total: float, preview: Any, **where: Any) -> None:
+        whole(part * total + value, parts * total, preview, **where)
+
+    if whole is not None:
+        comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        yield
+    finally:
+        comfy.utils.set_progress_bar_global_hook(whole)
+
+
 class Progress:
     """A progress bar on the running node that also lets Cancel through."""
 
     def __init__(self, total: int) -> None:
         self._bar = comfy.utils.ProgressBar(total)
 
-    def step(self, done: int = 1) -> None:
-        """Advance; raises ComfyUI's interrupt if the user pressed Cancel."""
+    def check(self, *_: object) -> None:
+        """Raise ComfyUI's interrupt if the user pressed Cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self._bar.update(done)
+
+    def reach(self, value: int) -> None:
+        """Set the bar to a value; raises ComfyUI's interrupt if the user pressed Cancel."""
+        self.check()
+        self._bar.update_absolute(value)
+
+    def step(self, done: int = 1, preview: Image.Image | None = None) -> None:
+        """Advance, with a picture to show if given; raises ComfyUI's interrupt if the user pressed Cancel."""
+        self.check()
+        size = comfy.cli_args.args.preview_size
+        # an error in sending, as for a picture with alpha, would end the whole server
+        shown = None if preview is None else ("JPEG", preview.convert("RGB"), size)
+        self._bar.update_absolute(self._bar.current + done, None, shown)
 
 
 def add_model_folder(name: str, suffixes: set[str]) -> None:
@@ -73,6 +144,38 @@ def model_folder(kind: str) -> Path:
 def output_folder() -> Path:
     """Return ComfyUI's output folder."""
     return Path(folder_paths.get_output_directory())
+
+
+def user_folder() -> Path:
+    """Return ComfyUI's user folder."""
+    return Path(folder_paths.get_user_directory())
+
+
+def setting(name: str, default: Any) -> Any:
+    """Return a setting of ComfyUI's settings dialog, as the default user has it.
+
+    Raises ValueError with the fix if the settings file cannot be read.
+    """
+    path = user_folder() / "default" / "comfy.settings.json"
+    for patience in (0.2, 0):
+        try:
+            return json.loads(path.read_text(encoding="utf-8")).get(name, default)
+        except FileNotFoundError:
+            return default
+        except (OSError, ValueError, AttributeError) as error:
+            problem = error
+            time.sleep(patience)  # ComfyUI may just be writing it
+    raise ValueError(f"ComfyUI's settings {path} cannot be read ({problem}): mend the file.")
+
+
+def model_files(name: str) -> list[tuple[str, Path]]:
+    """Return (kind of model folder, path) of every different file that goes by a name; none if unknown."""
+    found = {}
+    for kind in folder_paths.folder_names_and_paths:
+        path = model_path(kind, name)
+        if path is not None:
+            found.setdefault(os.path.realpath(path), (kind, path))
+    return list(found.values())
 
 
 def next_output(prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from ..realism_core.gate import RULES, UNKNOWN, best, decide
-from .comfy import blocked, io, schema
-from .sockets import Scores, check_counts, split
+from ..realism_core.gate import RULES, UNKNOWN, apply, decide, picture_codes, read_choices, suggest_cut
+from . import audit as auditing
+from .comfy import io, schema, show_text, ui
+from .gating import (
+    band_of,
+    column_of,
+    face,
+    first,
+    in_parts,
+    not_empty,
+    outputs_of,
+    sides_of,
+    summary,
+    without_nan,
+)
+from .sockets import Scores, check_counts
 
 ON_EMPTY = ["block", "best", "error"]
 
@@ -46,25 +59,26 @@ class RealismGate(io.ComfyNode):
                 Scores.Input("scores", tooltip="Their scores, from Realism Score."),
                 io.String.Input(
                     "metric", default="typicality",
-                    tooltip="The column to judge by: typicality, irs, radius_..., percentile_... or a "
-                    "measure such as canny_edge_density. A wrong name lists them all.",
+                    tooltip="The column to judge by: typicality, irs, p_photo, radius_..., one that Realism "
+                    "Score Column joined, or its weighted sum `combined`. A wrong name lists them all.",
                 ),
                 io.Combo.Input(
                     "rule", options=list(RULES), default="threshold",
                     tooltip="threshold: value or better. band: from low to high. top_k: the `value` best of "
-                    "all. top_fraction: the best share `value` of all.",
+                    "all. top_fraction: the best share `value` of all. profile_band: inside the middle 90 % "
+                    "of the profile's photographs (for typicality the most typical 5 % do not pass either).",
                 ),
                 io.Float.Input(
-                    "value", default=0.05, min=-1e9, max=1e9, step=0.01,
+                    "value", default=0.05, min=-1e9, max=1e9, step=0.001, round=False,
                     tooltip="The threshold, the number of pictures (top_k) or the share 0 to 1 "
                     "(top_fraction).",
                 ),
                 io.Float.Input(
-                    "low", default=0.0, min=-1e9, max=1e9, step=0.01, optional=True,
+                    "low", default=0.0, min=-1e9, max=1e9, step=0.001, round=False, optional=True,
                     tooltip="Lower end of the band.",
                 ),
                 io.Float.Input(
-                    "high", default=1.0, min=-1e9, max=1e9, step=0.01, optional=True,
+                    "high", default=1.0, min=-1e9, max=1e9, step=0.001, round=False, optional=True,
                     tooltip="Upper end of the band.",
                 ),
                 io.Latent.Input("latents", optional=True, tooltip="Latents of these pictures, kept in step."),
@@ -86,6 +100,30 @@ class RealismGate(io.ComfyNode):
                     "by the unknown outputs only. With pass and block, top_k and top_fraction count known "
                     "pictures only.",
                 ),
+                io.String.Input(
+                    "keep_by_hand", default="", optional=True,
+                    tooltip="Codes of pictures that pass whatever their score, as the preview shows them "
+                    "(such as kobalitu, tusenari). A code means that very picture, not one in its place.",
+                ),
+                io.String.Input(
+                    "reject_by_hand", default="", optional=True,
+                    tooltip="Codes of pictures that are rejected whatever their score. The node then says "
+                    "which cut would explain your choices best.",
+                ),
+                io.Combo.Input(
+                    "audit", options=list(auditing.SWITCH), default=auditing.SWITCH[0], optional=True,
+                    tooltip="Log every decision in user/realism/audit.sqlite: scores, rule, seeds, models, "
+                    "never the pictures. 'as set' follows Settings > Realism Kit (of the default user), off "
+                    "unless you switch it on there. Each model file is read once, for its hash.",
+                ),
+                io.String.Input(
+                    "purpose", default="", optional=True,
+                    tooltip="What the pictures are for, as the audit log shall say. Left empty: the purpose "
+                    "in Settings > Realism Kit.",
+                ),
+            ],
+            hidden=[
+                io.Hidden.prompt, io.Hidden.dynprompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id,
             ],
             outputs=[
                 *both(io.Image, "", "The pictures"),
@@ -109,66 +147,51 @@ class RealismGate(io.ComfyNode):
     def execute(
         cls, images, scores, metric, rule, value, on_empty,
         low=None, high=None, latents=None, masks=None, keep=None, on_unknown=None,
-    ) -> io.NodeOutput:
-        metric, rule, value, on_empty = metric[0].strip(), rule[0], value[0], on_empty[0]
-        low, high, keep = (low or [None])[0], (high or [None])[0], (keep or ["high"])[0]
-        on_unknown = (on_unknown or ["reject"])[0]
+        keep_by_hand=None, reject_by_hand=None, audit=None, purpose=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        given = {"latents": latents, "masks": masks}
         pictures = sum(len(batch) for batch in images)
-        for name, batches in (("scores", scores), ("latents", latents), ("masks", masks)):
+        for name, batches in (("scores", scores), *given.items()):
             if batches is not None:
                 check_counts(name, batches, pictures)
-        try:
-            column = torch.cat([table[metric].cpu() for table in scores])
-        except ValueError as error:
-            raise ValueError(f"metric: {error}") from None
-        passed, _, held = decide(column, rule, value, low, high, keep, on_unknown)
+        metric = metric[0].strip()
+        column = column_of(scores, metric)
+        limits = {
+            "rule": rule[0],
+            "value": value[0],
+            "low": first(low, None),
+            "high": first(high, None),
+            "keep": first(keep, "high"),
+            "real": band_of(scores, metric) if rule[0] == "profile_band" else None,
+        }
+        on_unknown = first(on_unknown, "reject")
+        by_rule = decide(column, **limits, on_unknown=on_unknown)
+        shown = without_nan(images)
+        codes = picture_codes(in_parts(shown))
+        choices = read_choices(first(keep_by_hand, ""), first(reject_by_hand, ""), codes)
+        decision = not_empty(apply(by_rule, choices), column, metric, limits, on_empty[0], choices)
+        suggestion = suggest_cut(column, choices, **limits, on_unknown=on_unknown)
+        picture = face(shown, codes, column, metric, limits, by_rule, decision, choices, suggestion)
+        preview = ui.PreviewImage(picture, cls=cls).as_dict()
         unknown = int(torch.isnan(column).sum())
-        if not passed.any():
-            if on_empty == "error":
-                without = f" ({unknown} have no value)" if unknown else ""
-                raise ValueError(
-                    f"none of {pictures} pictures passed {metric} by rule {rule}{without}: loosen the "
-                    "rule, or set on_empty to 'block' or 'best'."
-                )
-            if on_empty == "best":
-                passed[best(column, rule, low, high, keep)] = True
-        outputs, held_outputs = [], []
-        for batches, name in ((images, "images"), (scores, "scores"), (latents, "latents"), (masks, "masks")):
-            if batches is None:
-                missing = blocked(
-                    f"{name} are not connected to Realism Gate, so it has none to give: connect them."
-                )
-                sides = [[missing]] * 3
-            else:
-                sides = [side or [blocked()] for side in _split(batches, passed, held)]
-            outputs += sides[:2]
-            held_outputs.append(sides[2])
-        kept, left = int(passed.sum()), int(held.sum())
-        text = f"{kept} of {pictures} passed{_went(unknown, on_unknown)}\n{metric}: {_spread(column)}"
+        text = summary(decision, column, metric, unknown, on_unknown, choices, suggestion)
+        if auditing.wanted(first(audit, auditing.SWITCH[0])):
+            # last, so that only decisions are logged that take effect
+            scores = auditing.log_decisions(
+                scores, sides_of(decision), column, metric, codes.digests, {*choices.keep, *choices.reject},
+                {**limits, "on_unknown": on_unknown, "on_empty": on_empty[0]}, first(purpose, ""), cls.hidden,
+            )  # fmt: skip
+        outputs, held = outputs_of({"images": images, "scores": scores, **given}, decision)
+        show_text(cls.hidden.unique_id, text)
         return io.NodeOutput(
-            *outputs, kept, pictures - kept - left, *held_outputs, unknown, ui={"text": (text,)}
-        )
+            *outputs, int(decision.passed.sum()), int(decision.rejected.sum()), *held, unknown,
+            ui={**preview, "text": (text,)},
+        )  # fmt: skip
 
-
-def _split(batches: list, passed: torch.Tensor, held: torch.Tensor) -> tuple[list, list, list]:
-    """Return the batches' passed, rejected and held pictures."""
-    if not held.any():
-        return *split(batches, passed), []
-    left, others = split(batches, held)
-    return *split(others, passed[~held]), left
-
-
-def _went(unknown: int, on_unknown: str) -> str:
-    done = {"reject": "rejected", "pass": "passed", "block": "blocked"}[on_unknown]
-    return f", {unknown} unknown ({done})" if unknown else ""
-
-
-def _spread(values: torch.Tensor) -> str:
-    known = values[~torch.isnan(values)]
-    if known.numel() == 0:
-        return "applies to none"
-    middle = known.median()
-    return f"{known.min():.3g} to {known.max():.3g}, median {middle:.3g}"
+    @classmethod
+    def fingerprint_inputs(cls, audit=None, purpose=None, **_) -> str:
+        """Run again, although nothing else changed, when the settings of the audit log did."""
+        return auditing.fingerprint(first(audit, auditing.SWITCH[0]), first(purpose, ""))
 
 
 NODES = [RealismGate]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+from torch import Tensor
+
 from ..realism_core.evidence import ScoreTable
+from ..realism_core.gate import picture_codes
 from ..realism_core.images import check_finite
 from ..realism_core.saving import FORMATS, save_manifest, save_picture
-from .comfy import Progress, io, metadata_wanted, next_output, schema
+from . import audit as auditing
+from .comfy import Progress, io, metadata_wanted, next_output, output_folder, schema
 from .sockets import Scores, check_counts
 
 MANIFESTS = {"none": [], "csv": [".csv"], "json": [".json"], "both": [".csv", ".json"]}
@@ -70,25 +74,31 @@ class RealismSaveImages(io.ComfyNode):
         table = None
         if scores is not None:
             check_counts("scores", scores, total)
-            table = ScoreTable.concat(scores)
+            table = auditing.unmarked(ScoreTable.concat(scores))
         rows = table.rows() if table else [{} for _ in range(total)]
         progress = Progress(total)
         saved, manifest_rows, manifest_at = [], [], None
-        for batch in images:
-            height, width = batch.shape[1:3]
-            folder, name, counter, subfolder = next_output(prefix, width, height)
-            manifest_at = manifest_at or (folder, f"{name}_{counter:05}_manifest")
-            for offset, image in enumerate(batch):
-                row = rows[len(saved)]
-                file = f"{name}_{counter + offset:05}_{FORMATS[format]}"
-                save_picture(image, folder / file, format, (quality or [95])[0], cls._metadata(row, table))
-                saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
-                manifest_rows.append({"file": file, "width": width, "height": height, **row})
-                progress.step()
-        for suffix in MANIFESTS[manifest]:
-            save_manifest(
-                manifest_rows, manifest_at[0] / (manifest_at[1] + suffix), table.about if table else {}
-            )
+        try:
+            for batch in images:
+                height, width = batch.shape[1:3]
+                folder, name, counter, subfolder = next_output(prefix, width, height)
+                manifest_at = manifest_at or (folder, f"{name}_{counter:05}_manifest")
+                for offset, image in enumerate(batch):
+                    row = rows[len(saved)]
+                    file = f"{name}_{counter + offset:05}_{FORMATS[format]}"
+                    texts = cls._metadata(row, table)
+                    save_picture(image, folder / file, format, (quality or [95])[0], texts)
+                    saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
+                    manifest_rows.append({"file": file, "width": width, "height": height, **row})
+                    progress.step()
+        finally:
+            # also of what was saved before Cancel or an error
+            if saved:
+                for suffix in MANIFESTS[manifest]:
+                    path = manifest_at[0] / (manifest_at[1] + suffix)
+                    save_manifest(manifest_rows, path, table.about if table else {})
+                paths = [str(output_folder() / entry["subfolder"] / entry["filename"]) for entry in saved]
+                _log_saved(paths, images, scores or [])
         return io.NodeOutput(images, ui={"images": saved})
 
     @classmethod
@@ -104,6 +114,16 @@ class RealismSaveImages(io.ComfyNode):
         if table is not None:
             texts["realism"] = json.dumps({**table.about, "scores": row})
         return texts
+
+
+def _log_saved(files: list[str], images: list[Tensor], scores: list[ScoreTable]) -> None:
+    """Log the files, the first of all pictures, whose scores come from a gate that logs."""
+    marks = [table.about.get(auditing.MARK) for table in scores for _ in range(len(table))][: len(files)]
+    if not any(marks):
+        return
+    pictures = [picture[None] for batch in images for picture in batch][: len(files)]
+    digests = picture_codes(pictures).digests
+    auditing.log_files([record for record in zip(files, digests, marks, strict=True) if record[2]])
 
 
 NODES = [RealismSaveImages]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,14 +96,11 @@ class RealismScore(io.ComfyNode):
         mask = check_mask(mask, images.movedim(-1, 1))
         progress = Progress(len(images))
         wrapped = [
-            reconstructor(vaes[name], name, before=lambda: progress.step(0)) for name in VAES if name in vaes
+            reconstructor(vaes[name], name, before=progress.check) for name in VAES if name in vaes
         ]
-        tables = []
-        for rows in chunks(images):
-            part = None if mask is None else mask if mask.shape[0] == 1 else mask[rows]
-            tables.append(score_table(images[rows], None, profile, wrapped, definition=definition, mask=part))
-            progress.step(tables[-1].values.shape[0])
-        table = ScoreTable.concat(tables)
+        table = score_in_parts(
+            images, progress.step, profile=profile, definition=definition, mask=mask, vae=wrapped
+        )
         plot = radar(table, profile)
         irs = table["irs"].tolist()
         text = json.dumps(report(table), indent=1, ensure_ascii=False)
@@ -181,6 +179,22 @@ def _checked(images: Tensor) -> Tensor:
     images = check_images(images)
     check_finite(images)
     return images
+
+
+def score_in_parts(
+    images: Tensor, step: Callable[[int], object], columns: Sequence[str] | None = None, **options: Any
+) -> ScoreTable:
+    """Return the `score_table` of a batch, measured in parts; step(pictures) is called after each part.
+
+    options: as for `score_table`; mask is cut like the pictures.
+    """
+    mask = options.pop("mask", None)
+    tables = []
+    for rows in chunks(images):
+        part = None if mask is None else mask if mask.shape[0] == 1 else mask[rows]
+        tables.append(score_table(images[rows], columns, mask=part, **options))
+        step(len(tables[-1]))
+    return ScoreTable.concat(tables)
 
 
 def chunks(images: Tensor) -> Iterator[slice]:

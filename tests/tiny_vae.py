@@ -26,9 +26,9 @@ DECODER_BLOCKS = (3, 4, 5, 8, 9, 10, 13, 14, 15, 18)
 DECODER_DOUBLINGS = (7, 12, 17)
 
 
-def vae_tensors(kind: str, seed: int = 0) -> dict[str, Tensor]:
-    """Return the tensors of one VAE by name, float32."""
-    shapes = _shapes()
+def vae_tensors(kind: str, seed: int = 0, latent: int = LATENT) -> dict[str, Tensor]:
+    """Return the tensors of one VAE by name, float32; `latent` counts the channels of its latents."""
+    shapes = _shapes(latent)
     if kind == "random":
         random = torch.Generator().manual_seed(seed)
         tensors = {
@@ -61,11 +61,16 @@ def vae_tensors(kind: str, seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
+def vae_file(kind: str, seed: int = 0, latent: int = LATENT) -> dict[str, Tensor]:
+    """Return what a file of one VAE holds: its tensors, and the scale of its latents."""
+    scale = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
+    return {**vae_tensors(kind, seed, latent), **scale}
+
+
 def save_vae(kind: str, path: Path, seed: int = 0) -> Path:
     """Write one VAE as a safetensors file for ComfyUI's models/vae; returns the path."""
-    scale = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({**vae_tensors(kind, seed), **scale}, path)
+    save_file(vae_file(kind, seed), path)
     return path
 
 
@@ -112,15 +117,15 @@ def _conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.C
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=bias)
 
 
-def _encoder() -> nn.Sequential:
+def _encoder(latent: int = LATENT) -> nn.Sequential:
     layers: list[nn.Module] = [_conv(3, WIDTH)]
     for index in range(1, 14):
         layers.append(_conv(WIDTH, WIDTH, 2, False) if index in ENCODER_HALVINGS else _Block())
-    return nn.Sequential(*layers, _conv(WIDTH, LATENT))
+    return nn.Sequential(*layers, _conv(WIDTH, latent))
 
 
-def _decoder() -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Identity(), _conv(LATENT, WIDTH), nn.ReLU()]
+def _decoder(latent: int = LATENT) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Identity(), _conv(latent, WIDTH), nn.ReLU()]
     for index in range(3, 19):
         if index in DECODER_BLOCKS:
             layers.append(_Block())
@@ -130,11 +135,11 @@ def _decoder() -> nn.Sequential:
     return nn.Sequential(*layers, _conv(WIDTH, 3))
 
 
-def _shapes() -> dict[str, torch.Size]:
+def _shapes(latent: int) -> dict[str, torch.Size]:
     shapes = {}
     for part, network in (("taesd_encoder.", _encoder), ("taesd_decoder.", _decoder)):
         with torch.device("meta"):
-            values = network().state_dict()
+            values = network(latent).state_dict()
         shapes.update({part + name: value.shape for name, value in values.items()})
     return shapes
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from .. import __version__
 from ..evidence import score_table
 from ..evidence.domain import domain_detector
 from ..images import check_images
@@ -65,6 +68,12 @@ def scored_rows(
             # one at a time: a batch would not give the same last digits, nor each row at once
             reason = str(error) if isinstance(error, ValueError) else f"{path} could not be scored ({error})."
             yield path, PictureError(reason)
+
+
+def scorer_digest(definition: str, profile: Profile) -> str:
+    """Return a text that differs where scores may: by definition, profile and version of the pack."""
+    what = json.dumps([__version__, definition, profile.to_dict()], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def complain(error: object) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..images import to_planes
-from ..irs import Measures, Profile, score
+from ..irs import Measures, Profile, real_bands, score
 from . import codec, detector, lattice, noise, reconstruction, resampling, size
 from .domain import domain_detector
 from .reconstruction import Reconstruct
@@ -130,7 +130,8 @@ def score_table(
 ) -> ScoreTable:
     """Return the scores of a batch [B,H,W,C] as a table, all columns or those named, in that order.
 
-    Only what the named columns need is computed. profile, definition, mask: as for `realism_core.irs.score`;
+    Only what the named columns need is computed. The columns say how real photographs score, where the
+    profile knows it (`Column.real`). profile, definition, mask: as for `realism_core.irs.score`;
     the mask limits the five measures and what follows from them, the other columns look at whole pictures.
     vae: one or several VAEs, which add the reconstruction columns. Raises ValueError with the fix.
     """
@@ -156,4 +157,5 @@ def score_table(
         "profile_count": profile.count,
         "detector": "shipped" if profile.detector is None else "the profile's",
     }
-    return ScoreTable(tuple(_ALL[name] for name in names), table, about)
+    real = real_bands(profile)
+    return ScoreTable(tuple(_ALL[name]._replace(real=real.get(name)) for name in names), table, about)

@@ -20,7 +20,8 @@ class Column(NamedTuple):
     """What a number means: unit, the direction that speaks for a real photograph, and the range it can take.
 
     direction: "higher" or "lower" speaks for real, "middle" = both ends speak against, "none" = a plain fact.
-    meaning: what it is evidence of, in plain words.
+    meaning: what it is evidence of, in plain words. real: the 5th and 95th percentile over the profile's
+    photographs, or None where the profile does not know them.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Column(NamedTuple):
     low: float
     high: float
     meaning: str = ""
+    real: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class ScoreTable:
                     f"scores with the columns {', '.join(table.names)} cannot follow scores with "
                     f"{', '.join(first.names)}: score all pictures with the same node."
                 )
-            for key in ("definition", "profile"):
+            for key in ("definition", "profile", "combined"):
                 if table.about.get(key) != first.about.get(key):
                     raise ValueError(
                         f"scores with {key} {table.about.get(key)!r} cannot follow scores with "
@@ -123,6 +125,7 @@ class ScoreTable:
                 "direction": c.direction,
                 "range": [_finite(c.low), _finite(c.high)],
                 "meaning": c.meaning,
+                "real": None if c.real is None else [_finite(end) for end in c.real],
             }
             for c in self.columns
         ]
@@ -151,9 +154,9 @@ class ScoreTable:
             columns = tuple(
                 Column(
                     c["name"], c["unit"], c["direction"],
-                    -math.inf if c["range"][0] is None else float(c["range"][0]),
-                    math.inf if c["range"][1] is None else float(c["range"][1]),
+                    *_ends(c["range"]),
                     str(c.get("meaning", "")),
+                    None if c.get("real") is None else _ends(c["real"]),
                 )
                 for c in data["columns"]
             )
@@ -170,3 +173,8 @@ class ScoreTable:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _ends(pair: Sequence[float | None]) -> tuple[float, float]:
+    low, high = pair
+    return -math.inf if low is None else float(low), math.inf if high is None else float(high)

@@ -41,6 +41,18 @@ def radii(measures: Tensor, definition: str, means: Tensor | None = None) -> Ten
     return (measures / means.to(measures)) ** measures.new_tensor(PAPER_POWERS)
 
 
+def measures_of(radius: Tensor, definition: str, means: Tensor) -> Tensor:
+    """Return the measures [B,5] that have the radii [B,5]: `radii` turned back, with the same `means`.
+
+    NaN where a radius does not tell: `reference` takes the spectrum without its sign.
+    """
+    if check_definition(definition) == "reference":
+        ratio = (radius * radius.new_tensor(REFERENCE_DIVISORS)) ** radius.new_tensor(REFERENCE_POWERS)
+        ratio[:, 4] = torch.nan
+        return ratio * radius.new_tensor(REFERENCE_MEANS)
+    return radius ** radius.new_tensor(PAPER_POWERS) * means.to(radius)
+
+
 def pentagon_area(radius: Tensor, definition: str) -> Tensor:
     """Return the Image Realism Score [B]: the area of the pentagon with the radii [B,5], unbounded above."""
     ring = REFERENCE_RING if check_definition(definition) == "reference" else PAPER_RING

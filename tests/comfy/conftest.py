@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from devtools.archive import build_archive, unpack
 from devtools.server import ComfyServer
 from tests.given import given
+from tests.tiny_models import link_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST_PACK = Path(__file__).resolve().parent / "pack"
@@ -51,3 +52,12 @@ def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer
         base, packs, given("REALISM_COMFYUI_OLD_DIR", "comfy"), sys.executable, extra
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> Callable[[ComfyServer, str], str]:
+    """A function (server, kind) that gives a server a tiny checkpoint, and returns what its loader calls it.
+
+    Made and linked only when asked for, so that tests without models do not wait for them.
+    """
+    return lambda running, kind: link_checkpoint(running.base, kind)

@@ -17,6 +17,8 @@ OUTPUTS = {
         "passed_masks", "rejected_masks", "passed_count", "rejected_count",
         "unknown", "unknown_scores", "unknown_latents", "unknown_masks", "unknown_count",
     ),
+    "RealismScoreColumn": ("scores",),
+    "RealismRetry": ("images", "latents", "scores", "attempts_used", "seeds"),
     "RealismSaveImages": ("images",),
     "RealismDegrade": ("images", "setting"),
 }  # fmt: skip
@@ -24,11 +26,19 @@ DEFAULTS = {
     "TestImages": {"kind": "noise", "batch": 1, "height": 64, "width": 64, "channels": 3, "seed": 0},
     "TestImageList": {"kind": "index"},
     "TestLatents": {"extras": True},
+    "TestFloats": {"kind": "floats"},
+    "TestVideoLatents": {"videos": 1, "frames": 6, "sound": False},
+    "TestConditioning": {"width": 768, "pooled": 0, "tokens": 8, "seed": 0},
     "TestMask": {"batch": 1, "height": 64, "width": 64, "fill": -1.0},
     "RealismScore": {"definition": "reference"},
     "RealismMap": {"definition": "reference", "tile": 32, "stride": 16},
     "RealismFitProfile": {"definition": "reference", "overwrite": False},
     "RealismGate": {"metric": "typicality", "rule": "threshold", "value": 0.05, "on_empty": "block"},
+    "RealismScoreColumn": {"name": "aesthetic", "direction": "higher", "weight": 0.0},
+    "RealismRetry": {
+        "seed": 7, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
+        "metric": "irs", "rule": "threshold", "value": 1e9, "attempts": 3,
+    },
     "RealismSaveImages": {"filename_prefix": "test/picture", "format": "png", "manifest": "none"},
     "RealismDegrade": {"kind": "jpeg", "strength": 0.5, "seed": 0},
 }

@@ -46,11 +46,13 @@ def sides(run: Run, ids: dict[str, str]) -> dict[str, list[int]]:
     return found
 
 
-def test_the_new_slots_and_the_new_widget_come_last(server: ComfyServer) -> None:
+def test_the_new_slots_and_the_new_widgets_come_last(server: ComfyServer) -> None:
     known = server.object_info()["RealismGate"]
     assert tuple(known["output_name"]) == OUTPUT
     assert known["output_is_list"] == [True] * 8 + [False] * 2 + [True] * 4 + [False]
-    assert known["input_order"]["optional"][-2:] == ["keep", "on_unknown"]
+    assert known["input_order"]["optional"][-6:] == [
+        "keep", "on_unknown", "keep_by_hand", "reject_by_hand", "audit", "purpose",
+    ]  # fmt: skip
     (spec,) = [spec for name, spec in known["input"]["optional"].items() if name == "on_unknown"]
     options = spec[1]["options"] if spec[0] == "COMBO" else spec[0]
     assert (options, spec[1]["default"]) == (["reject", "pass", "block"], "reject")

@@ -1,19 +1,77 @@
-"""Every shipped workflow runs as shipped on a fresh ComfyUI with the packed pack."""
+"""Every shipped workflow runs as shipped on a fresh ComfyUI with the packed pack, and does what it says.
+
+The checkpoint that they name is a tiny one here, which paints noise.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from devtools.server import ComfyServer
+from devtools.server import ComfyServer, Run
 from devtools.workflow import to_prompt
 from tests.comfy.graphs import done
+from tests.tiny_models import SHIPPED, link_checkpoint
 
-WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.json"))
 VIRTUAL = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}
+TYPICALITY = (-1.0, 2.0)  # a threshold that every picture reaches, and one that none does
+SIDE = 128
+
+
+@pytest.fixture(scope="module")
+def fresh(packed_server: ComfyServer) -> ComfyServer:
+    """The packed pack's server, with the checkpoint that the workflows name."""
+    link_checkpoint(packed_server.base, "sd3_clip", SHIPPED)
+    return packed_server
+
+
+class Workflow(dict):
+    """A shipped workflow as a prompt that paints small pictures, its nodes by title."""
+
+    def __init__(self, server: ComfyServer, name: str) -> None:
+        workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+        super().__init__(to_prompt(workflow, server.object_info()))
+        self["Empty Latent Image"].update(width=SIDE, height=SIDE)
+        self.server = server
+
+    def id(self, title: str) -> str:
+        (found,) = (id for id, node in self.items() if node["_meta"]["title"] == title)
+        return found
+
+    def __getitem__(self, title: str) -> dict[str, Any]:
+        return super().__getitem__(self.id(title))["inputs"]
+
+    def run(self) -> Run:
+        return done(self.server.run(dict(self)))
+
+    def saved(self, run: Run, title: str) -> list[Path]:
+        """Return the files that a node saved or showed in this run; none if it did not run."""
+        images = run.entry["outputs"].get(self.id(title), {}).get("images", [])
+        return [self.server.base / image["type"] / image["subfolder"] / image["filename"] for image in images]
+
+
+def sizes(files: list[Path]) -> list[tuple[int, int]]:
+    found = []
+    for file in files:
+        with Image.open(file) as picture:
+            found.append(picture.size)
+    return found
+
+
+def manifest_rows(files: list[Path]) -> list[dict]:
+    """Return the manifest's rows of these files, which lie in one folder."""
+    rows = [
+        row
+        for manifest in files[0].parent.glob("*_manifest.json")
+        for row in json.loads(manifest.read_text(encoding="utf-8"))["images"]
+    ]
+    return [row for row in rows if row["file"] in {file.name for file in files}]
 
 
 def test_there_are_workflows() -> None:
@@ -21,17 +79,17 @@ def test_there_are_workflows() -> None:
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
-def test_it_runs_as_shipped(packed_server: ComfyServer, file: Path) -> None:
-    workflow, known = json.loads(file.read_text()), packed_server.object_info()
+def test_it_runs_as_shipped(fresh: ComfyServer, file: Path) -> None:
+    workflow, known = json.loads(file.read_text()), fresh.object_info()
     assert {node["type"] for node in workflow["nodes"]} - VIRTUAL <= set(known)
-    run = done(packed_server.run(to_prompt(workflow, known)))
+    run = done(fresh.run(to_prompt(workflow, known)))
     assert any(output.get("images") or output.get("text") for output in run.entry["outputs"].values())
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
-def test_saved_slots_are_those_of_the_nodes(packed_server: ComfyServer, file: Path) -> None:
+def test_saved_slots_are_those_of_the_nodes(fresh: ComfyServer, file: Path) -> None:
     """A renamed output would leave links at the wrong place when the page opens the workflow."""
-    known = packed_server.object_info()
+    known = fresh.object_info()
     for node in json.loads(file.read_text())["nodes"]:
         if node["type"] not in VIRTUAL:
             saved = [output["name"] for output in node.get("outputs") or []]
@@ -43,3 +101,55 @@ def test_it_has_a_thumbnail(file: Path) -> None:
     with Image.open(file.with_suffix(".jpg")) as picture:
         assert picture.format == "JPEG" and min(picture.size) >= 128
         picture.load()
+
+
+def test_best_of_n_saves_the_best_and_shows_the_others(fresh: ComfyServer) -> None:
+    workflow = Workflow(fresh, "best-of-n")
+    workflow["The best one"]["manifest"] = "json"
+    run = workflow.run()
+    (best,) = workflow.saved(run, "The best one")
+    others = workflow.saved(run, "The others (not saved)")
+    assert sizes([best, *others]) == [(SIDE, SIDE)] * 4
+    assert best.parent.name == "best-of-n" and {file.parent.name for file in others} == {"temp"}
+    (row,) = manifest_rows([best])
+    (text,) = run.entry["outputs"][workflow.id("Realism Gate")]["text"]
+    assert text.startswith("1 of 4 passed")
+    highest = text.split(" to ")[1].split(",")[0]
+    assert row["typicality"] == pytest.approx(float(highest), rel=0.01)
+
+
+@pytest.mark.parametrize("threshold", TYPICALITY)
+def test_overnight_filter_enlarges_what_passes_and_keeps_the_rest(
+    fresh: ComfyServer, threshold: float
+) -> None:
+    workflow = Workflow(fresh, "overnight-filter")
+    workflow["Realism Gate"]["value"] = threshold
+    run = workflow.run()
+    large = workflow.saved(run, "Passed: large")
+    small = workflow.saved(run, "Rejected: small, with their scores")
+    # a sampler that is blocked is named as executing too, but it takes no steps
+    ran = {data["node"] for kind, data in run.events if kind == "progress"}
+    slow = workflow.id("Second pass: large and slow")
+    if threshold == min(TYPICALITY):
+        assert slow in ran and not small
+        assert sizes(large) == [(SIDE * 3 // 2, SIDE * 3 // 2)] * 4
+    else:
+        assert slow not in ran and not large
+        assert sizes(small) == [(SIDE, SIDE)] * 4
+        assert {file.parent.name for file in small} == {"rejected"}
+        assert [0 <= row["typicality"] <= 1 for row in manifest_rows(small)] == [True] * 4
+
+
+@pytest.mark.parametrize(("threshold", "attempts"), list(zip(TYPICALITY, (1, 3), strict=True)))
+def test_sample_until_real_stops_when_it_may(fresh: ComfyServer, threshold: float, attempts: int) -> None:
+    workflow = Workflow(fresh, "sample-until-real")
+    workflow["Sample Until Real"].update(value=threshold, attempts=3, seed=40)
+    run = workflow.run()
+    (file,) = workflow.saved(run, "Saved with its scores")
+    assert sizes([file]) == [(SIDE, SIDE)]
+    (row,) = manifest_rows([file])
+    (seed,) = run.entry["outputs"][workflow.id("Seed that made it")]["text"]
+    assert int(seed) == 40 + row["attempt"]
+    (text,) = run.entry["outputs"][workflow.id("Sample Until Real")]["text"]
+    passed = int(threshold == min(TYPICALITY))
+    assert text.startswith(f"{passed} of 1 passed after {attempts} of 3 attempts")

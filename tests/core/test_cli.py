@@ -402,10 +402,11 @@ def test_gate_moves_and_leaves_what_it_cannot_read(run, folder: Path, tmp_path: 
 
 def test_gate_leaves_its_own_folders_out(run, folder: Path, tmp_path: Path) -> None:
     inside = ("--passed", folder / "good", "--rejected", folder / "odd")
-    for _ in range(2):
+    for turn in range(2):
         code, lines, _ = run("gate", folder, *TOP_2, *inside)
         assert code == 0
-        assert len(lines) == 12 + 3
+        assert len(lines) == 12 + 3 + turn
+        assert ("12 scores reused from the record" in lines) == bool(turn)
     assert len(names(folder / "good")) == 2
     assert len(names(folder / "odd")) == 10
 

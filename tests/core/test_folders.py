@@ -1,12 +1,9 @@
-"""A gate on files: right place, right record, and no file is ever lost, overwritten or half written."""
+"""A gate on files: right place, right record, and no file is ever overwritten."""
 
 from __future__ import annotations
 
 import math
 import os
-import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,35 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realism_core.gate import files
-from realism_core.gate.folders import PART, FolderGate, base_folders, numbered, place_below
+from realism_core.gate.files import PART
+from realism_core.gate.folders import FolderGate
+from realism_core.gate.places import base_folders, is_numbered, numbered, place_below
 from realism_core.gate.record import HEADER, PlaceError, read_record
 from realism_core.pictures import PictureError, find_pictures
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def put(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
-
-
-def gate(tmp_path: Path, roots=None, rule="threshold", value=0.5, **options) -> FolderGate:
-    roots = [tmp_path / "in"] if roots is None else roots
-    return FolderGate(
-        roots, tmp_path / "passed", tmp_path / "rejected", rule, value, metric="typicality", **options
-    )
-
-
-def scores(tmp_path: Path, *values: float) -> list[tuple[Path, float]]:
-    return [(put(tmp_path / "in" / f"{i}.png", b"picture %d" % i), value) for i, value in enumerate(values)]
+from tests.core.gated import content, gate, put, scores
 
 
 def test_threshold_copies_each_to_its_side(tmp_path: Path) -> None:
@@ -155,64 +129,6 @@ def test_a_link_that_is_not_allowed_says_use_copy(tmp_path: Path, monkeypatch: p
         list(gate(tmp_path, mode="link").place(scores(tmp_path, 1.0)))
 
 
-@pytest.mark.parametrize("mode", ["copy", "move"])
-def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    def refuse(*_):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(os, "link", refuse)
-    put(tmp_path / "passed/0.png", b"other")
-    scored = scores(tmp_path, 1.0)
-    list(gate(tmp_path, mode=mode).place(scored))
-    assert content(tmp_path / "passed") == {"0.png": b"other", "0 (2).png": b"picture 0"}
-
-
-def test_a_name_taken_while_copying_is_not_overwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scored = scores(tmp_path, 1.0)
-    copy = files.verified_copy
-
-    def meanwhile(source: Path, part: Path) -> Path:
-        if not (tmp_path / "passed/0.png").exists():
-            put(tmp_path / "passed/0.png", b"of another program")
-        return copy(source, part)
-
-    monkeypatch.setattr("realism_core.gate.folders.verified_copy", meanwhile)
-    list(gate(tmp_path, mode="move").place(scored))
-    assert content(tmp_path / "passed") == {"0.png": b"of another program", "0 (2).png": b"picture 0"}
-
-
-def test_a_copy_that_does_not_verify_leaves_the_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scored = scores(tmp_path, 1.0, 0.9)
-    digest = files._digest
-    monkeypatch.setattr(
-        files, "_digest", lambda path: b"wrong" if path.name == f"0.png{PART}" else digest(path)
-    )
-    placed = list(gate(tmp_path, mode="move").place(scored))
-    assert [p.action for p in placed] == ["left", "moved"]
-    assert "changed while it was copied" in placed[0].reason
-    assert content(tmp_path / "in") == {"0.png": b"picture 0"}
-    assert content(tmp_path / "passed") == {"1.png": b"picture 1"}
-
-
-@pytest.mark.parametrize("mode", ["copy", "move", "link"])
-def test_unreadable_and_vanished_files_are_left_and_named(tmp_path: Path, mode: str) -> None:
-    scored = [*scores(tmp_path, 1.0), (tmp_path / "in/gone.png", 0.9)]
-    broken = put(tmp_path / "in/broken.png", b"?")
-    scored.insert(1, (broken, PictureError(f"{broken} is broken: mend it.")))
-    placed = list(gate(tmp_path, mode=mode).place(scored))
-    assert [p.decision for p in placed] == ["passed", "unreadable", "unreadable"]
-    assert [p.action for p in placed[1:]] == ["left", "left"]
-    assert "gone.png" in placed[2].reason
-    assert broken.read_bytes() == b"?"
-    assert [row["decision"] for row in read_record(tmp_path / "realism-gate.csv")] == [
-        p.decision for p in placed
-    ]
-
-
 def test_only_unreadable_files_with_a_ranking_rule(tmp_path: Path) -> None:
     placed = list(
         gate(tmp_path, rule="top_k", value=1).place([(tmp_path / "in/a.png", PictureError("broken"))])
@@ -256,37 +172,6 @@ def test_rule_and_mode_are_checked(tmp_path: Path) -> None:
         gate(tmp_path, rule="top_k", value=math.inf)
 
 
-@pytest.mark.parametrize("blocked", ["passed", "rejected", "passed/sub", "realism-gate.csv"])
-def test_something_in_the_way_of_a_folder_stops_before_any_loss(tmp_path: Path, blocked: str) -> None:
-    path = put(tmp_path / "in/sub/a.png", b"a")
-    if blocked == "realism-gate.csv":
-        (tmp_path / blocked).mkdir()
-    else:
-        put(tmp_path / blocked, b"a file in the way")
-    with pytest.raises(PlaceError, match=r"cannot be (made|written).*choose"):
-        list(gate(tmp_path, mode="move").place([(path, 1.0)]))
-    assert path.read_bytes() == b"a"
-
-
-def test_a_torn_record_is_continued_on_a_new_line(tmp_path: Path) -> None:
-    scored = scores(tmp_path, 1.0)
-    list(gate(tmp_path).place(scored))
-    with open(tmp_path / "realism-gate.csv", "a") as file:
-        file.write("in/torn.png,pass")
-    list(gate(tmp_path).place(scored))
-    rows = list(read_record(tmp_path / "realism-gate.csv"))
-    assert [row["action"] for row in rows] == ["copied", None, "already there"]
-
-
-def test_leftovers_of_a_killed_run_are_cleared_without_harm(tmp_path: Path) -> None:
-    scored = scores(tmp_path, 1.0)
-    done = put(tmp_path / "passed/0.png", b"picture 0")
-    os.link(done, tmp_path / f"passed/0.png{PART}")  # killed between naming and clearing
-    put(tmp_path / "passed/0.png.part", b"somebody's download")
-    list(gate(tmp_path).place(scored))
-    assert content(tmp_path / "passed") == {"0.png": b"picture 0", "0.png.part": b"somebody's download"}
-
-
 def test_long_and_strange_names(tmp_path: Path) -> None:
     names = ["é" * 120 + ".png", "a\nb.png", 'comma, "quote".png', "x" * 251 + ".png"]
     if os.name == "posix":
@@ -299,7 +184,12 @@ def test_long_and_strange_names(tmp_path: Path) -> None:
 
 def test_numbers_go_in_front_of_the_suffix() -> None:
     names = numbered(Path("out/a.b.png"))
-    assert [next(names).name for _ in range(3)] == ["a.b.png", "a.b (2).png", "a.b (3).png"]
+    first = [next(names) for _ in range(12)]
+    assert [path.name for path in first[:3]] == ["a.b.png", "a.b (2).png", "a.b (3).png"]
+    assert all(is_numbered(path, Path("out/a.b.png")) for path in first)
+    for other in ("a.b (x).png", "a.b 2.png", "a.png", "a.b (2).jpg", "../a.b.png", "a.b ().png"):
+        other = f"out/{other}"
+        assert not is_numbered(Path(other), Path("out/a.b.png"))
 
 
 def test_places_below_the_folder_that_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,68 +255,3 @@ def test_no_file_is_lost_or_overwritten(first, second, passed, rejected, mode, v
         if mode != "move":
             assert {p.action for p in run()} <= {"already there"}
             assert {name: content(base / name) for name in there} == after
-
-
-KILLED = """
-import os, signal, sys, time
-from pathlib import Path
-from realism_core.gate.folders import FolderGate
-base = Path(sys.argv[1])
-for line in sys.stdin:  # one run a line, in a process of its own that is killed after that many seconds
-    if (child := os.fork()) == 0:
-        paths = sorted((base / "in").rglob("*.png"))
-        gate = FolderGate([base / "in"], base / "passed", base / "rejected", "threshold", 0.5, mode="move")
-        for placed in gate.place((path, len(path.name) % 2) for path in paths):
-            pass
-        os._exit(0)
-    time.sleep(float(line))
-    os.kill(child, signal.SIGKILL)  # not waited for yet, so the number is still its own
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-def test_sigkill_at_any_moment_of_a_move_loses_nothing(tmp_path: Path) -> None:
-    dice = random.Random(2)
-    tree = {f"{'s/' * (i % 2)}{i}.png": dice.randbytes(dice.randrange(1, 400_000)) for i in range(80)}
-    for name, data in tree.items():
-        put(tmp_path / "in" / name, data)
-    helper = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    killed = 0
-    with helper:
-        for patience in range(200):
-            # longer and longer, so that the last run finishes on a slow machine too
-            print(dice.uniform(0.002, 0.05) + 0.01 * max(0, patience - 30), file=helper.stdin, flush=True)
-            status = int(helper.stdout.readline())
-            killed += os.WIFSIGNALED(status)
-            check_after_kill(tmp_path, tree)
-            if os.WIFEXITED(status):
-                assert os.WEXITSTATUS(status) == 0
-                break
-        helper.stdin.close()
-    assert killed >= 3
-    assert not content(tmp_path / "in")
-    assert {**content(tmp_path / "passed"), **content(tmp_path / "rejected")} == tree
-
-
-def check_after_kill(base: Path, tree: dict[str, bytes]) -> None:
-    """Check that each picture is whole at its source, its target or both, and that the record agrees."""
-    at_source = content(base / "in")
-    out = [content(base / name) if (base / name).exists() else {} for name in ("passed", "rejected")]
-    parts = [name for side in out for name in side if name.endswith(PART)]
-    targets = {name: data for side in out for name, data in side.items() if not name.endswith(PART)}
-    assert len(parts) <= 1
-    assert len(targets) + len(parts) == sum(map(len, out))
-    for name, data in tree.items():
-        assert at_source.get(name, data) == data
-        assert targets.get(name, data) == data
-        assert name in at_source or name in targets
-    if (base / "realism-gate.csv").exists():
-        rows = list(read_record(base / "realism-gate.csv"))
-        recorded = {Path(row["path"]).relative_to(base / "in").as_posix() for row in rows}
-        assert set(targets) - recorded <= set(at_source)
-        assert recorded <= set(targets)

@@ -99,7 +99,11 @@ ENDS = st.one_of(st.just(math.inf), st.floats(-1e9, 1e9))
 def tables(draw: st.DrawFn) -> ScoreTable:
     names = draw(st.lists(WORDS, min_size=1, max_size=4, unique=True))
     directions = st.sampled_from(("higher", "lower", "middle", "none"))
-    columns = tuple(Column(name, draw(WORDS), draw(directions), -draw(ENDS), draw(ENDS)) for name in names)
+    real = st.one_of(st.none(), st.tuples(st.floats(-9, 0), st.floats(1, 9)))
+    columns = tuple(
+        Column(name, draw(WORDS), draw(directions), -draw(ENDS), draw(ENDS), draw(WORDS), draw(real))
+        for name in names
+    )
     numbers = st.floats(allow_nan=True, allow_infinity=False)
     rows = draw(st.lists(st.lists(numbers, min_size=len(names), max_size=len(names)), max_size=5))
     values = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(names))
@@ -125,6 +129,18 @@ def test_json_has_null_where_a_score_does_not_apply() -> None:
     assert ScoreTable.from_json(scores.to_json()).applies("b").tolist() == [True, False]
 
 
+def with_real(data: dict, real: object) -> dict:
+    return {**data, "columns": [{**data["columns"][0], "real": real}, data["columns"][1]]}
+
+
+def test_tables_written_before_columns_had_a_band_are_read() -> None:
+    data = json.loads(table().to_json())
+    for column in data["columns"]:
+        assert column.pop("real") is None
+    assert same(ScoreTable.from_json(json.dumps(data)), table())
+    assert ScoreTable.from_json(json.dumps(with_real(data, [0.25, 2.0]))).columns[0].real == (0.25, 2.0)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -142,6 +158,10 @@ def test_json_has_null_where_a_score_does_not_apply() -> None:
         (lambda data: {**data, "rows": 7}, "the scores are damaged"),
         (lambda data: {**data, "columns": [{"name": "a"}]}, "the scores are damaged"),
         (lambda data: {**data, "columns": data["columns"][:1] * 2}, "twice|damaged"),
+        (lambda data: with_real(data, "much"), "the scores are damaged"),
+        (lambda data: with_real(data, [1.0]), "the scores are damaged"),
+        (lambda data: with_real(data, ["a", 1.0]), "the scores are damaged"),
+        (lambda data: with_real(data, 7), "the scores are damaged"),
         (lambda data: {**data, "about": 3}, "the scores are damaged"),
         (lambda data: {**data, "about": []}, "the scores are damaged"),
         (lambda data: {**data, "rows": [{"a": [1.0], "b": 1.0}]}, "the scores are damaged"),

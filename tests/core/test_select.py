@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realism_core.gate import RULES, UNKNOWN, best, decide, select
+from realism_core.gate import RULES, UNKNOWN, best, check_rule, decide, real_of, select
 
 # few values, so that ties are common
 SCORE = st.sampled_from([-math.inf, -1.5, 0.0, 0.25, 1.0, 2.5, math.inf, math.nan])
@@ -80,9 +80,11 @@ def test_best_is_the_first_of_the_best_end(scores: list[float], keep: str) -> No
 )
 def test_best_of_a_band_is_nearest_to_its_middle(scores: list[float], first: float, second: float) -> None:
     low, high = sorted((first, second))
-    middle = (low + high) / 2
+    middle = low / 2 + high / 2
     distances = {i: abs(score - middle) for i, score in enumerate(scores) if not math.isnan(score)}
-    assert best(tensor(scores), "band", low, high) == min(distances, key=lambda i: (distances[i], i))
+    # two distances may round to the same number where a band is as narrow as numbers get
+    nearest = min(distances, key=lambda i: (not low <= scores[i] <= high, distances[i], i))
+    assert best(tensor(scores), "band", low, high) == nearest
 
 
 RULE = st.one_of(
@@ -161,7 +163,7 @@ def test_scores_are_not_changed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"rule": "luck"}, "rule is 'luck'; use one of threshold, band, top_k, top_fraction"),
+        ({"rule": "luck"}, "rule is 'luck'; use one of threshold, band, top_k, top_fraction, profile_band"),
         ({"rule": "threshold", "value": 1, "keep": "middle"}, "keep is 'middle'; use 'high' or 'low'"),
         ({"rule": "threshold"}, "rule 'threshold' needs a value: set it"),
         ({"rule": "threshold", "value": math.nan}, "rule 'threshold' needs a value"),
@@ -205,4 +207,76 @@ def test_a_band_needs_its_ends_to_have_a_best() -> None:
         best(torch.ones(3), "band")
     with pytest.raises(ValueError, match="rule is 'luck'"):
         best(torch.ones(3), "luck")
-    assert set(RULES) == {"threshold", "band", "top_k", "top_fraction"}
+    assert RULES == ("threshold", "band", "top_k", "top_fraction", "profile_band")
+
+
+ENDS = st.sampled_from([-math.inf, -1.5, -0.25, 0.0, 1.0, 2.5, math.inf])
+
+
+@settings(deadline=None)
+@given(SCORES, ENDS, ENDS, KEEP, st.sampled_from(UNKNOWN))
+def test_a_profile_band_is_the_band_of_real_photographs(
+    scores: list[float], first: float, second: float, keep: str, on_unknown: str
+) -> None:
+    low, high = real = tuple(sorted((first, second)))
+    band = decide(tensor(scores), "band", low=low, high=high, on_unknown=on_unknown)
+    # value, low, high and keep belong to other rules
+    found = decide(tensor(scores), "profile_band", 7, 9, 8, keep, on_unknown, real)
+    assert [chosen(side) for side in found] == [chosen(side) for side in band]
+    alone = [i for i, score in enumerate(scores) if low <= score <= high]
+    assert chosen(select(tensor(scores), "profile_band", real=real)) == alone
+    if not all(map(math.isnan, scores)):
+        assert best(tensor(scores), "profile_band", real=real) == best(tensor(scores), "band", low, high)
+
+
+@settings(deadline=None)
+@given(SCORES.filter(lambda scores: not all(map(math.isnan, scores))), ENDS, ENDS)
+def test_best_of_a_band_without_an_end(scores: list[float], first: float, second: float) -> None:
+    low, high = sorted((first, second))
+
+    def key(index: int) -> tuple:
+        score = scores[index]
+        if math.isinf(low) and math.isinf(high):
+            distance = 0.0
+        elif math.isinf(low) or math.isinf(high):
+            distance = abs(score - (high if math.isinf(low) else low))
+        else:
+            distance = abs(score - (low + high) / 2)
+        return not low <= score <= high, distance, index
+
+    known = [index for index, score in enumerate(scores) if not math.isnan(score)]
+    assert best(tensor(scores), "band", low, high) == min(known, key=key)
+
+
+def test_the_best_of_a_band_with_infinite_ends_by_hand() -> None:
+    scores = tensor([math.nan, 9.0, 0.5, 2.0])
+    assert best(scores, "band", 1.0, math.inf) == 3, "inside, and nearest to the finite end"
+    assert best(scores, "band", -math.inf, 1.0) == 2
+    assert best(scores, "band", -math.inf, 0.0) == 2, "nothing is inside: the nearest"
+    assert best(scores, "band", -math.inf, math.inf) == 1, "the first that has a score"
+    assert best(tensor([1e308, 1.7e308, 0.0]), "band", 1.2e308, 1.7e308) == 1, "ends that add up to infinity"
+
+
+@pytest.mark.parametrize("real", [None, (math.nan, 1.0), (0.0, math.nan), (2.0, 1.0)])
+def test_a_profile_band_without_a_band_is_refused(real: tuple | None) -> None:
+    words = "rule 'profile_band' needs the band of real photographs, .*choose one that has it"
+    for call in (
+        lambda: select(torch.ones(2), "profile_band", real=real),
+        lambda: decide(tensor([math.nan]), "profile_band", on_unknown="pass", real=real),
+        lambda: best(torch.ones(2), "profile_band", real=real),
+        lambda: check_rule("profile_band", real=real),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    check_rule("profile_band", real=(1.0, 1.0))
+
+
+def test_a_metric_without_a_band_names_those_that_have_one() -> None:
+    bands = {"irs": (1.0, 4.0), "size": None, "typicality": (0.05, 0.95)}
+    assert real_of("irs", bands) == (1.0, 4.0)
+    for metric in ("size", "beauty"):
+        words = f"metric: .* no band .* for '{metric}'.*columns that have one: irs, typicality\\."
+        with pytest.raises(ValueError, match=words):
+            real_of(metric, bands)
+    with pytest.raises(ValueError, match=r"that have one: none of these columns\."):
+        real_of("size", {"size": None})

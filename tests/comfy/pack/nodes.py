@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import torch
 from comfy_api.latest import ComfyExtension, io
 from torch import Tensor
 
+from .conditioning import TestConditioning
+from .floats import TestFloat, TestFloats
+from .lists import TestListOfTwo, TestText, TestVideoLatents
 from .pictures import KINDS, picture_batch
+from .sampling import TestTrouble
 from .vaes import TestReconstruction, TestVae
 
 Scores = io.Custom("REALISM_SCORES")
@@ -182,6 +187,8 @@ def describe(item: object) -> object:
             "min": float(whole.min()),
             "max": float(whole.max()),
             "means": whole.flatten(1).mean(1).tolist(),
+            "first": whole.flatten().tolist()[:64],
+            "digests": [hashlib.sha256(row.cpu().numpy().tobytes()).hexdigest() for row in item],
         }
     if isinstance(item, dict):
         return {key: describe(value) for key, value in item.items()}
@@ -196,5 +203,6 @@ class RealismTestNodes(ComfyExtension):
     async def get_node_list(self) -> list:
         return [
             TestImages, TestImageList, TestLatents, TestMask, TestSetColumn, TestShow, TestReconstruction,
-            TestVae,
+            TestVae, TestConditioning, TestFloat, TestFloats,
+            TestTrouble, TestListOfTwo, TestVideoLatents, TestText,
         ]  # fmt: skip
