@@ -290,7 +290,8 @@ def test_what_was_saved_before_cancel_is_logged(server: ComfyServer, log: Path) 
     """As many rows, and as many lines of the manifest, as there are files."""
     graph = Graph()
     images = graph.add("TestImages", batch=60, height=256, width=256)
-    scores = graph.add("RealismScoreColumn", name="taste", values=graph.add("TestFloats", values="1," * 60))
+    values = graph.add("TestFloats", values=",".join("1" * 60))
+    scores = graph.add("RealismScoreColumn", name="taste", values=values)
     gate = graph.add("RealismGate", images=images, scores=scores, metric="taste", value=0.5, audit="on")
     saved = graph.add(
         "RealismSaveImages", images=gate["passed"], scores=gate["passed_scores"], manifest="json",
