@@ -98,7 +98,7 @@ class BenchParts(io.ComfyNode):
         score, ui = pack_module("nodes.scorer").score_in_parts, pack_module("nodes.comfy").ui
         profile, slots = profile.shipped("reference"), len(images)
         parts = {
-            name: lambda name=name: attempts.slot_values(images, slots, name, profile, lambda: None)
+            name: lambda name=name: attempts.slot_values(images, slots, name, profile, lambda *_: None)
             for name in metrics.split(",")
         }
         parts["all scores"] = lambda: score(images, lambda _: None, profile=profile)

@@ -104,7 +104,7 @@ class BenchJudge(io.ComfyNode):
             kept = pack.Kept(latent)
             found = kept, pack_module("realism_core.gate.retry").SlotSearch(kept.slots, "threshold", value)
         kept, search = found
-        values, usable = pack.slot_values(images, kept.slots, metric, profile, lambda: None)
+        values, usable = pack.slot_values(images, kept.slots, metric, profile, lambda *_: None)
         for slot in search.offer(attempt, values, usable):
             kept.take(slot, latent["samples"], images)
         return io.NodeOutput(found)
@@ -128,7 +128,7 @@ class BenchResult(io.ComfyNode):
         kept, search = found
         profile = pack_module("realism_core.irs").Profile.shipped("reference")
         images = kept.images()
-        scores = pack.score_kept(images, search, profile, lambda: None)
+        scores = pack.score_kept(images, search, profile, lambda *_: None)
         faces = torch.stack([pack.preview(kept.picture(slot)) for slot in range(kept.slots)])
         latents = {"samples": kept.samples()}
         return io.NodeOutput(images, latents, scores, ui=ui.PreviewImage(faces, cls=cls))

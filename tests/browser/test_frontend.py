@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.tiny_models import SHIPPED, link_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+SCORE_AND_GATE = ROOT / "workflows" / "score-and-gate.json"
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.0.0",
@@ -64,13 +67,33 @@ def page(server: ComfyServer) -> Iterator[Page]:
         browser.close()
 
 
-def load(page: Page, workflow: Path) -> dict:
-    """Load a workflow file into the page; returns the prompt that the frontend makes of it."""
+def load(page: Page, workflow: Path, **gate: object) -> dict:
+    """Load a workflow file into the page; returns the prompt that the frontend makes of it.
+
+    gate: values to set in the widgets of its gate.
+    """
     page.evaluate(
         "async ([graph, name]) => { await window.app.loadGraphData(graph, true, true, name) }",
         [json.loads(workflow.read_text(encoding="utf-8")), workflow.stem],
     )
+    set_widget = """([name, value]) => window.app.graph._nodes.find(n => n.type === 'RealismGate')
+        .widgets.find(widget => widget.name === name).value = value"""
+    for change in gate.items():
+        page.evaluate(set_widget, change)
     return page.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+
+def run(page: Page, server: ComfyServer) -> dict:
+    """Press Run on what is loaded; returns the history entry of the run, which ended well."""
+    before = set(server.get("/history"))
+    page.evaluate("async () => { await window.app.queuePrompt(0, 1) }")
+    deadline = time.monotonic() + 300
+    while not (new := set(server.get("/history")) - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert new, f"the run did not end in time; the log ends: {server.log_tail()}"
+    ended = server.get("/history")[new.pop()]
+    assert ended["status"]["status_str"] == "success"
+    return ended
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
@@ -91,19 +114,12 @@ def test_the_frontend_reads_a_workflow_as_the_tests_do(
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_runs_from_the_page(workflow: Path, page: Page, server: ComfyServer) -> None:
     load(page, workflow)
-    before = set(server.get("/history"))
-    page.evaluate("async () => { await window.app.queuePrompt(0, 1) }")
-    deadline = time.monotonic() + 300
-    while not (new := set(server.get("/history")) - before) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert new, f"{workflow.name} did not end in time; the log ends: {server.log_tail()}"
-    ended = server.get("/history")[new.pop()]
-    assert ended["status"]["status_str"] == "success"
+    ended = run(page, server)
     # what hangs on an empty side of a gate does not run, and has nothing to show
     showing = [int(id) for id, output in ended["outputs"].items() if output.get("images")]
     assert showing
     previews = "ids => ids.every(id => window.app.graph.getNodeById(id).imgs?.length)"
-    page.wait_for_function(previews, arg=showing, timeout=30_000)
+    page.wait_for_function(previews, arg=showing, timeout=60_000)
     if SHOTS:
         page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         page.wait_for_timeout(2500)
@@ -114,3 +130,33 @@ def test_a_node_has_its_help_page(page: Page) -> None:
     """The frontend looks for docs/<node id>/<language>.md under the pack's folder."""
     text = page.evaluate("async () => (await fetch('/extensions/realism-kit/docs/RealismGate/en.md')).text()")
     assert text.startswith("# Realism Gate")
+
+
+def test_what_a_node_did_stands_on_its_face(page: Page, server: ComfyServer) -> None:
+    """After its run the gate tells in a text widget how many pictures passed."""
+    load(page, SCORE_AND_GATE, value=0.16)  # another value, as what is cached does not run again
+    run(page, server)
+    said = """() => window.app.graph._nodes.find(n => n.type === 'RealismGate').widgets
+        .map(widget => String(widget.value)).find(text => text.includes(' of 3 passed'))"""
+    assert page.wait_for_function(said, timeout=10_000).json_value().startswith("2 of 3 passed")
+
+
+def test_the_settings_dialog_switches_the_audit_log(page: Page, server: ComfyServer) -> None:
+    """The page knows both settings, and what is set there is what the gate reads."""
+    settings = "window.app.extensionManager.setting"
+    assert page.evaluate(f"() => {settings}.get('RealismKit.Audit')") is False
+    assert page.evaluate(f"() => {settings}.get('RealismKit.AuditPurpose')") == ""
+    log = server.base / "user" / "realism" / "audit.sqlite"
+    assert not log.exists()
+    page.evaluate(f"async () => {{ await {settings}.set('RealismKit.Audit', true) }}")
+    page.evaluate(f"async () => {{ await {settings}.set('RealismKit.AuditPurpose', 'a fair') }}")
+    file = server.base / "user" / "default" / "comfy.settings.json"
+    deadline = time.monotonic() + 10
+    while "a fair" not in file.read_text(encoding="utf-8") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    load(page, SCORE_AND_GATE)
+    run(page, server)
+    with contextlib.closing(sqlite3.connect(log)) as database:
+        bodies = [json.loads(body) for (body,) in database.execute("SELECT body FROM entries")]
+    assert {body["purpose"] for body in bodies} == {"a fair"}
+    assert sum(body["kind"] == "decision" for body in bodies) == 3

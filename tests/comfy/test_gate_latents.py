@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devtools.server import ComfyServer
-from tests.comfy.graphs import Graph, done, failure, shown
+from tests.comfy.graphs import Graph, done, failure, shown, status
 from tests.comfy.test_gate_node import SIZES, VALUES, judged
 
 VIDEOS = {"one": {"videos": 1, "frames": 6}, "two": {"videos": 2, "frames": 3}}
@@ -96,3 +96,21 @@ def test_pictures_of_nan_can_be_sorted(server: ComfyServer) -> None:
     node = graph.add("RealismGate", images=images, scores=scores, metric="taste", value=1.5)
     id = graph.show(node["passed_count"])
     assert shown(done(server.run(graph)), id) == [1]
+
+
+def test_cancel_while_pictures_are_read_loses_nothing(server: ComfyServer) -> None:
+    """Nothing behind the gate runs; the same graph again does all of it."""
+    graph = Graph()
+    images = graph.add("TestImages", batch=120, height=512, width=512)
+    values = graph.add("TestFloats", values=",".join(str(number) for number in range(120)))
+    scores = graph.add("RealismScoreColumn", values=values, name="number")
+    node = graph.add("RealismGate", images=images, scores=scores, metric="number", rule="top_k", value=7)
+    id = graph.show(node["passed_count"])
+
+    def press(name: str, data: dict) -> None:
+        if name == "progress" and data["node"] == node.id:
+            server.post("/interrupt", {})
+
+    run = server.run(graph, on_event=press)
+    assert status(run) == "execution_interrupted" and id not in run.entry["outputs"]
+    assert shown(done(server.run(graph)), id) == [7]
