@@ -6,13 +6,14 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.cli_args
 import comfy.model_management
+import comfy.model_sampling as sampling_forms
 import comfy.samplers
 import comfy.utils
 import folder_paths
@@ -70,6 +71,72 @@ def sample(
 def decode(vae: Any, latent: dict) -> Tensor:
     """Return the pictures [N,H,W,C] that ComfyUI's VAE Decode gives; those of a video follow each other."""
     return comfy_nodes.VAEDecode().decode(vae, latent)[0]
+
+
+class ModelNoise(NamedTuple):
+    """How a MODEL is noised: what the core's Objective takes, and its sigma (t for flow) at u in 0..1."""
+
+    objective: str
+    sigma_data: float
+    sigmas: Callable[[Tensor], Tensor]
+
+
+# told apart by their formulas: patches and models mix classes freely, and keep the formulas
+_PREDICTIONS = {
+    sampling_forms.EPS.calculate_denoised: "eps",
+    sampling_forms.V_PREDICTION.calculate_denoised: "v",
+    sampling_forms.EDM.calculate_denoised: "edm",
+    sampling_forms.X0.calculate_denoised: "x0",
+    sampling_forms.CONST.calculate_denoised: "flow",
+    sampling_forms.COSMOS_RFLOW.calculate_denoised: "flow",
+}
+# from u to what the schedule calls its timestep, as percent_to_sigma has it; None: even in log sigma
+_SCHEDULES = {
+    sampling_forms.ModelSamplingDiscrete.sigma: lambda sampling: 999.0,
+    sampling_forms.StableCascadeSampling.sigma: lambda sampling: 1.0,
+    sampling_forms.ModelSamplingDiscreteFlow.sigma: lambda sampling: sampling.multiplier,
+    sampling_forms.ModelSamplingFlux.sigma: lambda sampling: 1.0,
+    sampling_forms.ModelSamplingContinuousEDM.sigma: None,
+    sampling_forms.ModelSamplingContinuousV.sigma: None,
+    sampling_forms.ModelSamplingCosmosRFlow.sigma: None,
+}
+
+
+def model_noise(model: Any) -> ModelNoise:
+    """Return what a MODEL predicts and its noise schedule, with all patches (ModelSamplingSD3 and the like).
+
+    sigmas(u) is percent_to_sigma(1 - u) for many u at once, on u's device, with finite values at both ends.
+    Raises ValueError, naming the kind of model, for one that has no known relation of signal and noise.
+    """
+    sampling = model.get_model_object("model_sampling")
+    form = getattr(type(sampling), "calculate_denoised", None)
+    schedule = getattr(type(sampling), "sigma", None)
+    kind = _PREDICTIONS.get(form)
+    name = f"{type(model.model).__name__} ({model.model.model_type.name})"
+    if kind is None or isinstance(sampling, sampling_forms.IMG_TO_IMG) or schedule not in _SCHEDULES:
+        raise ValueError(
+            f"model {name} has no known relation of signal to noise (distilled models such as LCM, image to "
+            "image models): no loss weight can be honoured. Connect the model that it was made from."
+        )
+    if getattr(sampling, "noise_scale", 1.0) != 1:
+        raise ValueError(
+            f"model {name} scales its noise by {sampling.noise_scale:g}, for which the loss weights are not "
+            "known: set its noise scale to 1, or connect another model."
+        )
+    if _SCHEDULES[schedule] is None:
+        low, high = float(sampling.sigma_min), float(sampling.sigma_max)
+
+        def sigmas(u: Tensor) -> Tensor:
+            sigma = low * (high / low) ** u
+            return sigma / (1 + sigma) if kind == "flow" else sigma
+    else:
+
+        def sigmas(u: Tensor) -> Tensor:
+            return sampling.sigma(u * _SCHEDULES[schedule](sampling)).to(u.dtype)
+
+    sigma_data = float(sampling.sigma_data) if kind in ("v", "edm") else 1.0
+    # v prediction of other data than of variance 1 is EDM's prediction with the sign turned
+    return ModelNoise("edm" if sigma_data != 1 else kind, sigma_data, sigmas)
 
 
 def show_text(node_id: str, text: str) -> None:

@@ -12,6 +12,7 @@ from .comfy import io
 
 Scores = io.Custom("REALISM_SCORES")
 Profile = io.Custom("REALISM_PROFILE")
+LossWeight = io.Custom("REALISM_LOSS_WEIGHT")
 
 Batch = TypeVar("Batch", Tensor, dict, ScoreTable)
 

@@ -21,6 +21,7 @@ OUTPUTS = {
     "RealismRetry": ("images", "latents", "scores", "attempts_used", "seeds"),
     "RealismSaveImages": ("images",),
     "RealismDegrade": ("images", "setting"),
+    "RealismLossWeight": ("weight", "plot", "report"),
 }  # fmt: skip
 DEFAULTS = {
     "TestImages": {"kind": "noise", "batch": 1, "height": 64, "width": 64, "channels": 3, "seed": 0},
@@ -41,6 +42,9 @@ DEFAULTS = {
     },
     "RealismSaveImages": {"filename_prefix": "test/picture", "format": "png", "manifest": "none"},
     "RealismDegrade": {"kind": "jpeg", "strength": 0.5, "seed": 0},
+    "RealismLossWeight": {
+        "kind": "p2", "k": 1.0, "gamma": 1.0, "mode": "exact", "normalise": True, "timesteps": "uniform",
+    },
 }
 
 

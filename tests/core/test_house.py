@@ -24,7 +24,7 @@ CORE = {
     "gate": {"", "irs", "evidence"},
     "conditioning": {""},
     "training": {"", "irs", "evidence", "conditioning"},
-    "plots": {"", "irs", "evidence", "gate"},
+    "plots": {"", "irs", "evidence", "gate", "training"},
     "evaluation": {"", "irs", "evidence", "conditioning"},
     "commands": {"", "irs", "evidence", "gate", "conditioning", "training", "plots", "evaluation"},
 }

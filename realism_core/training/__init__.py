@@ -1,0 +1,1 @@
+"""Training: objectives, loss weights, timesteps and LoRA layers, without ComfyUI."""
