@@ -13,6 +13,7 @@ from torch import Tensor
 from .conditioning import TestConditioning
 from .floats import TestFloat, TestFloats
 from .lists import TestListOfTwo, TestText, TestVideoLatents
+from .loras import TestAddDeltas
 from .pictures import KINDS, picture_batch
 from .sampling import TestTrouble
 from .vaes import TestReconstruction, TestVae
@@ -204,5 +205,5 @@ class RealismTestNodes(ComfyExtension):
         return [
             TestImages, TestImageList, TestLatents, TestMask, TestSetColumn, TestShow, TestReconstruction,
             TestVae, TestConditioning, TestFloat, TestFloats,
-            TestTrouble, TestListOfTwo, TestVideoLatents, TestText,
+            TestTrouble, TestListOfTwo, TestVideoLatents, TestText, TestAddDeltas,
         ]  # fmt: skip
