@@ -1,6 +1,6 @@
 """The nodes an artist sees; each file ends in a NODES list."""
 
-from . import columns, degrade, gate, images, loss_weight, profiles, retry, scorer
+from . import columns, degrade, gate, images, lora, loss_weight, profiles, retry, scorer, trainer
 from .comfy import ComfyExtension, add_model_folder
 
 
@@ -10,5 +10,5 @@ class RealismKit(ComfyExtension):
     async def get_node_list(self) -> list:
         # not in on_load, which ComfyUI 0.3.75 never calls
         add_model_folder("realism_profiles", {".json"})
-        parts = (scorer, columns, profiles, gate, retry, images, degrade, loss_weight)
+        parts = (scorer, columns, profiles, gate, retry, images, degrade, loss_weight, trainer, lora)
         return [node for part in parts for node in part.NODES]

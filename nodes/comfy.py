@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ import comfy.cli_args
 import comfy.model_management
 import comfy.model_sampling as sampling_forms
 import comfy.samplers
+import comfy.sd
 import comfy.utils
 import folder_paths
+import torch
 from comfy_api.latest import ComfyExtension, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
@@ -24,6 +27,8 @@ from server import PromptServer
 from torch import Tensor
 
 import nodes as comfy_nodes  # ComfyUI's own nodes.py, not the folder this file lies in
+
+from ..realism_core.training.objective import Objective
 
 __all__ = ["ComfyExtension", "io", "ui"]
 
@@ -82,6 +87,7 @@ class ModelNoise(NamedTuple):
 
 
 # told apart by their formulas: patches and models mix classes freely, and keep the formulas
+_COSMOS = sampling_forms.COSMOS_RFLOW.calculate_denoised
 _PREDICTIONS = {
     sampling_forms.EPS.calculate_denoised: "eps",
     sampling_forms.V_PREDICTION.calculate_denoised: "v",
@@ -137,6 +143,106 @@ def model_noise(model: Any) -> ModelNoise:
     sigma_data = float(sampling.sigma_data) if kind in ("v", "edm") else 1.0
     # v prediction of other data than of variance 1 is EDM's prediction with the sign turned
     return ModelNoise("edm" if sigma_data != 1 else kind, sigma_data, sigmas)
+
+
+class TrainableModel:
+    """A loaded MODEL as the core's `Denoiser`: its own prediction at any noise, with gradients.
+
+    module is its network, shared with the MODEL; whoever changes it has to change it back. Raises ValueError
+    for a model whose noise is not known (see `model_noise`).
+    """
+
+    def __init__(self, model: Any) -> None:
+        noise = model_noise(model)
+        if type(model.get_model_object("model_sampling")).calculate_denoised is _COSMOS:
+            raise ValueError("model is of the Cosmos family, which cannot be trained here: use another one.")
+        self.objective = Objective(noise.objective, noise.sigma_data)
+        self.sigmas = noise.sigmas
+        self._patcher = model.clone()
+        comfy.model_management.load_models_gpu([self._patcher])
+        self._inner = self._patcher.model
+        self.module = self._inner.diffusion_model
+        self.device, self.dtype = self._patcher.load_device, self._inner.get_dtype_inference()
+        self._encoded: dict[tuple[int, tuple[int, ...]], dict] = {}
+
+    def latents(self, samples: Tensor) -> list[Tensor]:
+        """Return latents [B,...] of a LATENT as the network takes them in, one an image."""
+        with torch.inference_mode(False), torch.no_grad():
+            return list(self._inner.process_latent_in(samples.clone().float()))
+
+    def predict(self, noisy: Tensor, sigma: Tensor, conditioning: Sequence[dict]) -> Tensor:
+        """Return what the network predicts for noisy [B,...] at sigma [B]: eps, v, x0 or flow."""
+        parts = [self._conditions(one, noisy[:1]) for one in conditioning]
+        options = {**self._patcher.model_options.get("transformer_options", {})}
+        options |= {"cond_or_uncond": [0], "sigmas": sigma}
+        with _raw_output(self._inner, self.objective.kind != "edm"):
+            return self._inner.apply_model(
+                noisy, sigma, transformer_options=options, **comfy.samplers.cond_cat(parts)
+            )
+
+    def _conditions(self, conditioning: dict, noisy: Tensor) -> dict:
+        """Return what the network takes for one image, worked out once for each size."""
+        key = (id(conditioning), tuple(noisy.shape))
+        if key not in self._encoded:
+            with torch.no_grad():
+                (encoded,) = comfy.samplers.encode_model_conds(
+                    self._inner.extra_conds, [{**conditioning, "model_conds": {}}], noisy, self.device,
+                    "positive", latent_image=torch.zeros_like(noisy), denoise_mask=None, seed=0,
+                )  # fmt: skip
+            self._encoded[key] = {
+                name: value.process_cond(batch_size=1, device=self.device)
+                for name, value in encoded["model_conds"].items()
+            }
+        return self._encoded[key]
+
+
+def plain_conditioning(conditioning: list) -> dict:
+    """Return the one entry of a CONDITIONING as the core keeps it, its tensors free of inference mode.
+
+    Raises ValueError if there are several: areas and combined prompts have no meaning in training.
+    """
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"positive has a conditioning of {len(conditioning)} parts: give one plain prompt an image, "
+            "without Conditioning (Combine) or areas."
+        )
+    with torch.inference_mode(False):
+        words, extras = conditioning[0]
+        plain = {name: v.clone() if isinstance(v, Tensor) else v for name, v in extras.items()}
+        return plain if words is None else {**plain, "cross_attn": words.clone()}
+
+
+def with_lora(model: Any, lora: dict) -> Any:
+    """Return a MODEL with a LoRA in the comfyui layout on it, as Load LoRA Model gives it."""
+    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
+
+
+@contextmanager
+def _raw_output(inner: Any, wanted: bool) -> Iterator[None]:
+    """Let apply_model return what the network itself predicts, not the picture that follows from it."""
+    sampling = inner.model_sampling
+    if wanted:
+        raw = copy.copy(sampling)
+        raw.calculate_denoised = lambda sigma, model_output, model_input: model_output
+        inner.model_sampling = raw
+    try:
+        yield
+    finally:
+        inner.model_sampling = sampling
+
+
+@contextmanager
+def training_mode() -> Iterator[None]:
+    """Keep ComfyUI (newer than 0.3.75) from kernels that know no way back, forward and backward."""
+    management = comfy.model_management
+    before = getattr(management, "in_training", None)
+    if before is not None:
+        management.in_training = True
+    try:
+        yield
+    finally:
+        if before is not None:
+            management.in_training = before
 
 
 def show_text(node_id: str, text: str) -> None:

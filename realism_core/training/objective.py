@@ -152,32 +152,6 @@ class Objective:
         return sigma / (1 - sigma) if self.kind == "flow" else sigma
 
 
-def weighted_mean(
-    loss_map: Tensor, weight: Tensor, image_weight: Tensor | None = None, mask: Tensor | None = None
-) -> Tensor:
-    """Return the loss of a batch, a single number, from squared errors [B,C,...].
-
-    Each image counts by the mean of its errors, over its mask if there is one: sum(mask error) / sum(mask),
-    so that a small mask counts as much as a whole image, and an empty one nothing. These are multiplied by
-    weight [B] and image_weight [B] and averaged over B. No weights are divided out, as that would undo them
-    in small batches: let image weights have mean 1 over the data set.
-    mask: [B,1,...] or [B,...], 0 or more, in the size of the errors. Computed in float32 at least.
-    """
-    errors = loss_map if loss_map.dtype == torch.float64 else loss_map.float()
-    if mask is None:
-        means = errors.flatten(1).mean(1)
-    else:
-        mask = mask.to(errors.dtype)
-        mask = mask.unsqueeze(1) if mask.ndim == errors.ndim - 1 else mask
-        covered = mask.expand_as(errors).flatten(1).sum(1)
-        # an empty mask gives 0 / 1
-        means = (errors * mask).flatten(1).sum(1) / torch.where(covered > 0, covered, 1)
-    means = means * weight.to(means.dtype)
-    if image_weight is not None:
-        means = means * image_weight.to(means.dtype)
-    return means.mean()
-
-
 def _spread(sigma: Tensor, sample: Tensor) -> Tensor:
     """Return sigma [B] as [B,1,...] for a sample [B,...]."""
     return sigma.to(sample.dtype).reshape(-1, *[1] * (sample.ndim - 1))

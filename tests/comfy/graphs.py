@@ -18,6 +18,8 @@ OUTPUTS = {
         "unknown", "unknown_scores", "unknown_latents", "unknown_masks", "unknown_count",
     ),
     "RealismScoreColumn": ("scores",),
+    "RealismTrainLoRA": ("model", "lora", "loss", "steps"),
+    "RealismSaveLoRA": ("path",),
     "RealismRetry": ("images", "latents", "scores", "attempts_used", "seeds"),
     "RealismSaveImages": ("images",),
     "RealismDegrade": ("images", "setting"),
@@ -36,6 +38,10 @@ DEFAULTS = {
     "RealismFitProfile": {"definition": "reference", "overwrite": False},
     "RealismGate": {"metric": "typicality", "rule": "threshold", "value": 0.05, "on_empty": "block"},
     "RealismScoreColumn": {"name": "aesthetic", "direction": "higher", "weight": 0.0},
+    "RealismTrainLoRA": {
+        "steps": 4, "batch_size": 2, "learning_rate": 1e-3, "rank": 4, "alpha": 4.0, "seed": 1,
+    },
+    "RealismSaveLoRA": {"filename_prefix": "loras/test", "layout": "comfyui"},
     "RealismRetry": {
         "seed": 7, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
         "metric": "irs", "rule": "threshold", "value": 1e9, "attempts": 3,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import Tensor, nn
 
-from realism_core.training.objective import KINDS, SPACES, V_SNR_FLOOR, Objective, weighted_mean
+from realism_core.training.objective import KINDS, SPACES, V_SNR_FLOOR, Objective
 from realism_core.training.timesteps import TimestepSampler, stable_diffusion_sigmas
 from realism_core.training.weighting import KINDS as WEIGHTS
 from realism_core.training.weighting import LossWeight, p2
@@ -93,7 +93,7 @@ def test_the_weighted_noise_loss_has_one_gradient_in_every_prediction(weight, va
         sigma = native(objective, ratio)
         prediction = predicted(objective, network, objective.noisy(x0, noise, sigma), ratio)
         errors = (prediction - objective.target(x0, noise, sigma)) ** 2
-        found = gradient(network, weighted_mean(errors, objective.weights(weight, sigma)))
+        found = gradient(network, (errors.mean(1) * objective.weights(weight, sigma)).mean())
         assert (found - expected).abs().max() <= 1e-9 * expected.abs().max(), objective
 
 
@@ -308,50 +308,3 @@ def test_bad_objectives():
     ):
         with pytest.raises(ValueError, match=words):
             call()
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(0, 9999),
-    st.sampled_from(["none", "one channel", "no channel"]), st.booleans(),
-)  # fmt: skip
-def test_the_mean_of_a_batch(batch, channels, height, width, seed, masked, ranked):
-    dice = np.random.default_rng(seed)
-    errors = dice.uniform(0, 5, (batch, channels, height, width))
-    weight, image_weight = dice.uniform(0, 3, (2, batch))
-    mask = dice.uniform(0, 1, (batch, height, width)) * (dice.uniform(size=(batch, height, width)) > 0.5)
-    total = 0.0
-    for b in range(batch):
-        if masked == "none":
-            mean = errors[b].mean()
-        else:
-            inside = mask[b].sum()
-            mean = (errors[b].mean(0) * mask[b]).sum() / inside if inside else 0.0
-        total += weight[b] * mean * (image_weight[b] if ranked else 1)
-    given_mask = {
-        "none": None, "one channel": torch.from_numpy(mask)[:, None], "no channel": torch.from_numpy(mask),
-    }[masked]  # fmt: skip
-    found = weighted_mean(
-        torch.from_numpy(errors), torch.from_numpy(weight),
-        torch.from_numpy(image_weight) if ranked else None, given_mask,
-    )  # fmt: skip
-    assert found.shape == () and found.item() == pytest.approx(total / batch, rel=1e-10, abs=1e-12)
-
-
-def test_an_empty_mask_counts_nothing_and_breaks_no_gradient():
-    errors = torch.rand(2, 4, 8, 8, requires_grad=True)
-    mask = torch.ones(2, 1, 8, 8)
-    mask[1] = 0
-    loss = weighted_mean(errors, torch.ones(2), mask=mask)
-    loss.backward()
-    assert loss.item() == pytest.approx(errors[0].mean().item() / 2, rel=1e-6)
-    assert torch.isfinite(errors.grad).all() and not errors.grad[1].any()
-
-
-def test_videos_and_half_precision():
-    errors = torch.rand(2, 4, 3, 8, 8).to(torch.bfloat16)
-    mask = torch.zeros(2, 1, 3, 8, 8, dtype=torch.bfloat16)
-    mask[:, :, 1] = 1
-    found = weighted_mean(errors, torch.ones(2), mask=mask)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(errors[:, :, 1].float().mean().item(), rel=1e-5)

@@ -16,6 +16,7 @@ from .lists import TestListOfTwo, TestText, TestVideoLatents
 from .loras import TestAddDeltas
 from .pictures import KINDS, picture_batch
 from .sampling import TestTrouble
+from .training import TestPrediction
 from .vaes import TestReconstruction, TestVae
 
 Scores = io.Custom("REALISM_SCORES")
@@ -206,4 +207,5 @@ class RealismTestNodes(ComfyExtension):
             TestImages, TestImageList, TestLatents, TestMask, TestSetColumn, TestShow, TestReconstruction,
             TestVae, TestConditioning, TestFloat, TestFloats,
             TestTrouble, TestListOfTwo, TestVideoLatents, TestText, TestAddDeltas,
+            TestPrediction,
         ]  # fmt: skip

@@ -1,0 +1,168 @@
+"""RealismTrainLoRA in the real ComfyUI: it learns, leaves the model as it was, and its files load."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+
+from devtools.client import Run
+from devtools.server import ComfyServer
+from tests.comfy.graphs import Graph, Node, done, failure, shown, status
+from tests.comfy.searches import Checkpoints, loaded
+
+TRAINED = {"sd15_noclip": "eps", "koala_vpred": "v", "sd3": "flow", "flux": "flow"}
+
+
+def learned_from(graph: Graph, parts: dict, batch: int = 2) -> Node:
+    """Add latents to learn from."""
+    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=batch)
+    return sampled(graph, parts, parts["model"], latent, seed=3)
+
+
+def sampled(graph: Graph, parts: dict, model: list | Node, latent: Node, seed: int = 11) -> Node:
+    return graph.add(
+        "KSampler", model=model, positive=parts["positive"], negative=parts["negative"], latent_image=latent,
+        seed=seed, steps=2, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0,
+    )  # fmt: skip
+
+
+def training(graph: Graph, parts: dict, **inputs) -> Node:
+    latents = inputs.pop("latents", None) or learned_from(graph, parts)
+    return graph.add(
+        "RealismTrainLoRA",
+        **{"model": parts["model"], "positive": parts["positive"], "latents": latents, **inputs},
+    )
+
+
+def values(run: Run, id: str) -> list[float]:
+    (latents,) = shown(run, id)
+    return latents["samples"]["first"]
+
+
+def far(ours: list[float], theirs: list[float]) -> float:
+    """Return the largest difference, relative to the largest value."""
+    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(map(abs, theirs))
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_the_prediction_is_the_networks_own(server: ComfyServer, checkpoints: Checkpoints, kind: str) -> None:
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, kind)
+    told = graph.add(
+        "TestPrediction", model=parts["model"], positive=parts["positive"], latents=learned_from(graph, parts)
+    )
+    run = done(server.run(graph))
+    found = json.loads(run.entry["outputs"][told.id]["text"][0])
+    assert found["objective"] == TRAINED[kind]
+    assert max(found["off"]) < 1e-4
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_it_learns_and_its_files_load(server: ComfyServer, checkpoints: Checkpoints, kind: str) -> None:
+    """Every layout gives the pictures of the trained model; the model that came in gives its own."""
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, kind)
+    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    before = graph.show(sampled(graph, parts, parts["model"], latent))
+    # Flux needs recompute, and the others may have it
+    trained = training(graph, parts, learning_rate=1e-2, recompute=kind in ("flux", "sd3"))
+    after = graph.show(sampled(graph, parts, trained["model"], latent))
+    again = graph.add(
+        "LoraModelLoader", model=parts["model"], lora=trained["lora"], strength_model=1.0, bypass=False
+    )
+    loaded_again = graph.show(sampled(graph, parts, again, latent))
+    names = {layout: f"{kind}-{layout}" for layout in ("comfyui", "kohya", "diffusers")}
+    for layout, name in names.items():
+        graph.add("RealismSaveLoRA", lora=trained["lora"], layout=layout, filename_prefix=f"loras/{name}")
+    graph.add("SaveLoRA", lora=trained["lora"], prefix=f"loras/{kind}-theirs")
+    loss, steps = graph.show(trained["loss"]), graph.show(trained["steps"])
+    untouched = graph.show(sampled(graph, parts, parts["model"], latent, seed=12))
+    run = done(server.run(graph))
+    assert shown(run, steps) == [4] and len(shown(run, loss)[0]["loss"]) == 4
+    assert far(values(run, after), values(run, before)) > 1e-3
+    assert far(values(run, loaded_again), values(run, after)) < 1e-5
+    for name in (*names.values(), f"{kind}-theirs"):
+        (file,) = (server.base / "output" / "loras").glob(f"{name}*.safetensors")
+        graph = Graph()
+        parts = loaded(graph, server, checkpoints, kind)
+        latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+        model = graph.add(
+            "LoraLoaderModelOnly", model=parts["model"], lora_name=file.name, strength_model=1.0
+        )
+        ids = [graph.show(sampled(graph, parts, m, latent)) for m in (model, parts["model"])]
+        second = graph.show(sampled(graph, parts, parts["model"], latent, seed=12))
+        new = done(server.run(graph))
+        assert far(values(new, ids[0]), values(run, after)) < 1e-5, name
+        assert values(new, ids[1]) == values(run, before)
+        assert values(new, second) == values(run, untouched)
+
+
+def test_the_loss_falls(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, "sd3")
+    weight = graph.add("RealismLossWeight", kind="p2", k=1.0, gamma=1.0, mode="exact", normalise=True,
+                       timesteps="uniform")  # fmt: skip
+    trained = training(graph, parts, steps=60, learning_rate=1e-2, weight=weight, targets="all", rank=2)
+    id = graph.show(trained["loss"])
+    losses = shown(done(server.run(graph)), id)[0]["loss"]
+    assert sum(losses[-15:]) < 0.9 * sum(losses[:15])
+
+
+def metadata(path) -> dict[str, str]:
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length])["__metadata__"]
+
+
+def test_cancel_saves_what_was_trained(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, "sd3")
+    trained = training(graph, parts, steps=5000)
+    told = graph.show(trained["steps"])
+
+    def press(name: str, data: dict) -> None:
+        if name == "progress" and data["node"] == trained.id and data["value"] >= 20:
+            server.post("/interrupt", {})
+
+    run = server.run(graph, on_event=press)
+    assert status(run) == "execution_interrupted" and told not in run.entry["outputs"]
+    (file,) = (server.base / "output" / "loras").glob("realism_interrupted_*.safetensors")
+    steps = int(json.loads(metadata(file)["realism.steps"]))
+    assert f"_{steps}_steps_" in file.name and 20 <= steps < 5000
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, "sd3")
+    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    model = graph.add("LoraLoaderModelOnly", model=parts["model"], lora_name=file.name, strength_model=1.0)
+    ids = [graph.show(sampled(graph, parts, m, latent)) for m in (model, parts["model"])]
+    run = done(server.run(graph))
+    assert far(values(run, ids[0]), values(run, ids[1])) > 1e-6
+
+
+def test_flux_without_recompute_is_refused(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, "flux")
+    graph.show(training(graph, parts)["steps"])
+    assert "turn recompute on" in failure(server.run(graph))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"batch_size": 3}, ("batch_size is 3", "2 images")),
+        ({"rank": 1000}, ("rank",)),
+        ({"targets": "cross_attention"}, ("no cross-attention", "feed_forward")),
+        ({"condition_dropout": 0.5}, ("condition_dropout", "empty conditioning")),
+        ({"warmup": 4}, ("warmup is 4",)),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused(
+    server: ComfyServer, checkpoints: Checkpoints, inputs: dict, words: tuple[str, ...]
+) -> None:
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, "sd3")
+    graph.show(training(graph, parts, **inputs)["steps"])
+    message = failure(server.run(graph))
+    assert message and all(word in message for word in words), message
