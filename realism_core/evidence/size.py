@@ -62,6 +62,8 @@ def content_box(planes: Tensor) -> Tensor:
         even = (low == high).all(0)
         left = _run((even & (low == low[:, :1]).all(0))[None])[0]
         right = planes.shape[3] - _run((even & (low == low[:, -1:]).all(0)).flip(0)[None])[0]
+        # rows of one colour between borders of others are all border: the box is empty, not turned inside out
+        right = torch.maximum(left, right)
         boxes.append(torch.stack((top.new_tensor(first), top.new_tensor(last), left, right)))
     return torch.stack(boxes)
 

@@ -19,7 +19,7 @@ def autocast_of(precision: str, denoiser: Denoiser) -> Callable[[], AbstractCont
     if precision == "fp32":
         return contextlib.nullcontext
     kind = denoiser.device.type
-    has = getattr(getattr(torch, kind, None), "is_bf16_supported", lambda: True)()
+    has = getattr(vars(torch).get(kind), "is_bf16_supported", lambda: True)()
     with contextlib.suppress(RuntimeError):
         torch.autocast(kind, torch.bfloat16)
         if has and denoiser.dtype != torch.float64:

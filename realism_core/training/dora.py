@@ -54,9 +54,9 @@ def check_readable(path: str, layer: nn.Module) -> None:
         why = f"keeps its weight as {type(weight.data).__name__}"
     elif not weight.is_floating_point() or weight.shape != _shape(layer):
         why = f"keeps its weight packed ({weight.dtype}, {list(weight.shape)})"
-    elif any(getattr(layer, name, None) is not None for name in ("scale_weight", "weight_scale")):
+    elif _is_scaled(layer):
         why = "scales its weight at each call"
-    elif any(_changes(layer, name) for name in ("weight", "bias")):
+    elif _is_changed(layer):
         why = "changes its weight or bias at each call, for example by another LoRA"
     if why:
         raise ValueError(
@@ -71,6 +71,12 @@ def _shape(layer: nn.Module) -> tuple[int, ...]:
     return layer.out_features, layer.in_features
 
 
-def _changes(layer: nn.Module, name: str) -> bool:
-    functions = getattr(layer, f"{name}_function", None)
-    return bool(functions) or getattr(layer, f"{name}_lowvram_function", None) is not None
+def _is_scaled(layer: nn.Module) -> bool:
+    scales = getattr(layer, "scale_weight", None), getattr(layer, "weight_scale", None)
+    return any(scale is not None for scale in scales)
+
+
+def _is_changed(layer: nn.Module) -> bool:
+    lists = getattr(layer, "weight_function", None), getattr(layer, "bias_function", None)
+    late = getattr(layer, "weight_lowvram_function", None), getattr(layer, "bias_lowvram_function", None)
+    return any(map(bool, lists)) or any(function is not None for function in late)

@@ -18,10 +18,9 @@ DOTTED = (".lora.down.weight", ".lora.up.weight")
 LINEAR = (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight")
 ENDINGS = (KOHYA, PEFT, PROCESSOR, DOTTED, LINEAR)
 
-_CLIP_LAYER = re.compile(
-    r"text_model\.encoder\.layers\.\d+\.(mlp\.fc[12]|self_attn\.(q|k|v|out)_proj)"
-)
-_DIFFUSERS_ATTENTION = re.compile(r"unet\..+\.attn[12]\.to_(q|k|v|out\.0)")
+_CLIP_PLACE = r"text_model\.encoder\.layers\.\d+\."
+_CLIP_LAYER = _CLIP_PLACE + r"(mlp\.fc[12]|self_attn\.(q|k|v|out)_proj)"
+_DIFFUSERS_ATTENTION = r"unet\..+\.attn[12]\.to_(q|k|v|out\.0)"
 
 
 class Name(NamedTuple):
@@ -115,7 +114,7 @@ def _kohya(shapes: Shapes) -> dict[str, tuple[Name, ...]]:
         else:
             prefix, name = prefixes.get(_encoder(path)), _within(path)
             projection = name == "text_projection" and prefix in ("lora_te1", "lora_te2")
-            if not (projection or _CLIP_LAYER.fullmatch(name) or _encoder(path) == "t5xxl"):
+            if not (projection or re.fullmatch(_CLIP_LAYER, name) or _encoder(path) == "t5xxl"):
                 continue
         if prefix and name:
             names[path] = (Name(_flat(prefix, name), None, KOHYA),)
@@ -139,7 +138,7 @@ def _diffusers(shapes: Shapes) -> dict[str, tuple[Name, ...]]:
     if kind in ("sd", "sdxl"):
         for path, name in unet_names(shapes).items():
             stem = f"unet.{name}"
-            if _DIFFUSERS_ATTENTION.fullmatch(stem):
+            if re.fullmatch(_DIFFUSERS_ATTENTION, stem):
                 # the only names for attention that both ComfyUI and every version of diffusers know
                 stem = stem.removesuffix(".0").replace(".to_", ".processor.to_")
                 names[path] = (Name(stem, None, PROCESSOR),)
@@ -151,7 +150,7 @@ def _diffusers(shapes: Shapes) -> dict[str, tuple[Name, ...]]:
             names[path] = tuple(Name(f"transformer.{name}", rows, PEFT) for name, rows in made)
     second = "clip_l" in _encoders(shapes)
     for path in shapes:
-        if is_text(path) and _CLIP_LAYER.fullmatch(_within(path)):
+        if is_text(path) and re.fullmatch(_CLIP_LAYER, _within(path)):
             prefix = "text_encoder_2" if second and _encoder(path) == "clip_g" else "text_encoder"
             names[path] = (Name(f"{prefix}.{_within(path)}", None, PEFT),)
     return names

@@ -21,7 +21,7 @@ class Piece(NamedTuple):
 
 
 _MLP = {"mlp.fc1": "net.0.proj", "mlp.fc2": "net.2"}
-_SD3_BLOCK = re.compile(r"joint_blocks\.(\d+)\.(x|context)_block\.(.+)")
+_SD3_BLOCK = r"joint_blocks\.(\d+)\.(x|context)_block\.(.+)"
 _SD3_OUTSIDE = {
     "x_embedder.proj": "pos_embed.proj",
     "context_embedder": "context_embedder",
@@ -31,8 +31,8 @@ _SD3_OUTSIDE = {
     "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
     "final_layer.linear": "proj_out",
 }
-_FLUX_DOUBLE = re.compile(r"double_blocks\.(\d+)\.(img|txt)_(.+)")
-_FLUX_SINGLE = re.compile(r"single_blocks\.(\d+)\.(.+)")
+_FLUX_DOUBLE = r"double_blocks\.(\d+)\.(img|txt)_(.+)"
+_FLUX_SINGLE = r"single_blocks\.(\d+)\.(.+)"
 _FLUX_OUTSIDE = {
     "img_in": "x_embedder",
     "txt_in": "context_embedder",
@@ -53,7 +53,7 @@ def sd3_pieces(shapes: Shapes) -> dict[str, tuple[Piece, ...]]:
     """
     pieces = {}
     for path, shape in shapes.items():
-        block = _SD3_BLOCK.fullmatch(path)
+        block = re.fullmatch(_SD3_BLOCK, path)
         if block:
             made = _sd3_block(block[2] == "context", block[3], shape)
             pieces[path] = _under(f"transformer_blocks.{block[1]}", made)
@@ -71,7 +71,7 @@ def flux_pieces(shapes: Shapes) -> dict[str, tuple[Piece, ...]]:
     """
     pieces = {}
     for path, shape in shapes.items():
-        double, single = _FLUX_DOUBLE.fullmatch(path), _FLUX_SINGLE.fullmatch(path)
+        double, single = re.fullmatch(_FLUX_DOUBLE, path), re.fullmatch(_FLUX_SINGLE, path)
         if double:
             made = _flux_double(double[2] == "txt", double[3], shape)
             pieces[path] = _under(f"transformer_blocks.{double[1]}", made)

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-_BLOCK = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(.+)")
+_BLOCK = r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(.+)"
 _RESNET = {
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -33,7 +33,7 @@ def unet_names(paths: Iterable[str]) -> dict[str, str]:
     names = {path: _OUTSIDE[path] for path in paths if path in _OUTSIDE}
     sides: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:
-        found = _BLOCK.fullmatch(path)
+        found = re.fullmatch(_BLOCK, path)
         if found and path not in _OUTSIDE:
             sides[found[1]][int(found[2])].append(found[3])
     for side, there in (("input_blocks", "down_blocks"), ("output_blocks", "up_blocks")):

@@ -73,7 +73,7 @@ def from_layout(tensors: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tens
     layout = layout_of(tensors)
     names = names_read(layout, shapes)
     found: dict[str, list[tuple[str, Rows | None, Adapter]]] = defaultdict(list)
-    for stem, adapter in _read(tensors).items():
+    for stem, adapter in sorted(_read(tensors).items()):
         place = names.get(plain(stem) if layout == "diffusers" else stem)
         if place is None:
             raise ValueError(f"the model has no layer {stem}: the LoRA was made for another model.")

@@ -84,10 +84,6 @@ class LoraAdapters:
             adapter.training = mode
         return self
 
-    def eval(self) -> LoraAdapters:
-        """Switch dropout off; returns itself."""
-        return self.train(False)
-
     def begin_pass(self, number: int) -> None:
         """Say which forward pass of the training comes next: dropout goes by seed, path and number.
 

@@ -117,7 +117,7 @@ class LoraLayer:
         if self.number is None:
             raise RuntimeError(
                 "Dropout needs the number of the forward pass: call begin_pass(number) on the adapters "
-                "before each, or eval() to switch dropout off."
+                "before each, or train(False) to switch dropout off."
             )
         seed = derived_seed(self._seed, f"lora dropout {self.path}", self.number)
         generator = torch.Generator(x.device).manual_seed(seed)

@@ -83,7 +83,7 @@ class TrainingRecord:
         """
         metadata = {"ss_network_module": "networks.lora"}
         for entry in fields(self):
-            value = getattr(self, entry.name)
+            value = vars(self)[entry.name]
             if value is None or value == {}:
                 continue
             try:

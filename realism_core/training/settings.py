@@ -47,11 +47,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more.")
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} is {vars(self)[name]}: it must be 1 or more.")
         for name in ("warmup", "checkpoint_every", "validate_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 (off) or more.")
+            if vars(self)[name] < 0:
+                raise ValueError(f"{name} is {vars(self)[name]}: it must be 0 (off) or more.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(
                 f"learning_rate is {self.learning_rate}: nothing would be learned. Use a small number "
@@ -76,8 +76,8 @@ class TrainSettings:
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
         ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}.")
+            if vars(self)[name] not in choices:
+                raise ValueError(f"{name} is {vars(self)[name]!r}; use one of {', '.join(choices)}.")
 
     @property
     def images_per_step(self) -> int:

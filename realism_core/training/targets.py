@@ -11,14 +11,14 @@ from torch import nn
 TARGETS = ("attention", "cross_attention", "feed_forward", "all", "pattern")
 EXAMPLES = 6  # paths that a message shows
 
-_ATTENTION = re.compile(r"(\w+_)?(attn|attention)(_?\d+)?|\w*Attention")
-_CROSS = re.compile(r"cross_?(attn|attention)\w*|EncDecAttention", re.IGNORECASE)
-_FEED_FORWARD = re.compile(
+_ATTENTION = r"(\w+_)?(attn|attention)(_?\d+)?|\w*Attention"
+_CROSS = r"cross_?(attn|attention)\w*|EncDecAttention"
+_FEED_FORWARD = (
     r"(ff|ffn|mlp|feed_?forward)(_\w+)?|\w+_(ff|ffn|mlp|feed_?forward)|DenseReluDense"
 )
 # one matrix for attention and feed-forward: Flux, HunyuanVideo
-_FUSED = re.compile(r"(^|\.)single_blocks\.\d+\.linear[12]$")
-_EMBEDDER = re.compile(r"embed", re.IGNORECASE)
+_FUSED = r"(^|\.)single_blocks\.\d+\.linear[12]$"
+_EMBEDDER = r"embed"
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -80,11 +80,11 @@ def choose_layers(module: nn.Module, targets: str = "attention", pattern: str = 
 
 
 def _is_attention(path: str, layers: dict[str, nn.Module]) -> bool:
-    return _innermost(path)[1] == "attention" or _FUSED.search(path) is not None
+    return _innermost(path)[1] == "attention" or re.search(_FUSED, path) is not None
 
 
 def _is_feed_forward(path: str, layers: dict[str, nn.Module]) -> bool:
-    return _innermost(path)[1] == "feed_forward" or _FUSED.search(path) is not None
+    return _innermost(path)[1] == "feed_forward" or re.search(_FUSED, path) is not None
 
 
 def _is_cross_attention(path: str, layers: dict[str, nn.Module]) -> bool:
@@ -93,7 +93,7 @@ def _is_cross_attention(path: str, layers: dict[str, nn.Module]) -> bool:
         return False
     name = place.rpartition(".")[2]
     if name != "attn2":
-        return _CROSS.fullmatch(name) is not None
+        return re.fullmatch(_CROSS, name, re.IGNORECASE) is not None
     # attn2 is cross-attention beside an attn1; beside an attn (SD3.5 Medium) it is a second self-attention
     beside = place[: -len("attn2")] + "attn1."
     return any(other.startswith(beside) for other in layers)
@@ -110,10 +110,10 @@ def _innermost(path: str) -> tuple[str, str]:
     """Return the innermost attention or feed-forward around a layer, and which of them; "" for none."""
     parts = path.split(".")
     for end in range(len(parts), 0, -1):
-        if _ATTENTION.fullmatch(parts[end - 1]):
+        if re.fullmatch(_ATTENTION, parts[end - 1]):
             return ".".join(parts[:end]), "attention"
-        if _FEED_FORWARD.fullmatch(parts[end - 1]):
-            embeds = any(_EMBEDDER.search(part) for part in parts[: end - 1])
+        if re.fullmatch(_FEED_FORWARD, parts[end - 1]):
+            embeds = any(re.search(_EMBEDDER, part, re.IGNORECASE) for part in parts[: end - 1])
             return ".".join(parts[:end]), "" if embeds else "feed_forward"
     return "", ""
 
@@ -139,10 +139,11 @@ def _matcher(line: str) -> Callable[[str], bool]:
     if not line.startswith("re:"):
         return lambda path: fnmatchcase(path, line)
     try:
-        expression = re.compile(line[3:].strip())
+        expression = line[3:].strip()
+        re.search(expression, "")
     except re.error as error:
         raise ValueError(f"The pattern {line!r} is not a regular expression: {error}.") from error
-    return lambda path: expression.search(path) is not None
+    return lambda path: re.search(expression, path) is not None
 
 
 def _examples(layers: dict[str, nn.Module]) -> str:

@@ -42,8 +42,8 @@ class TimestepSampler:
         if self.kind not in KINDS:
             raise ValueError(f"timesteps is {self.kind!r}: choose one of {', '.join(KINDS)}.")
         for name in KINDS[self.kind]:
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} of the timesteps is {getattr(self, name)}: give a finite number.")
+            if not math.isfinite(vars(self)[name]):
+                raise ValueError(f"{name} of the timesteps is {vars(self)[name]}: give a finite number.")
         if self.kind == "logit_normal" and self.std <= 0:
             raise ValueError(f"std of the timesteps is {self.std:g}: set it above 0.")
         if self.kind == "mode" and not MODE_SCALES[0] <= self.scale <= MODE_SCALES[1]:
@@ -79,12 +79,12 @@ class TimestepSampler:
 
     def describe(self) -> str:
         """Return the distribution in words, such as "logit-normal timesteps (mean 0, std 1)"."""
-        numbers = ", ".join(f"{name} {getattr(self, name):g}" for name in KINDS[self.kind])
+        numbers = ", ".join(f"{name} {vars(self)[name]:g}" for name in KINDS[self.kind])
         return f"{self.kind.replace('_', '-')} timesteps" + (f" ({numbers})" if numbers else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` takes, ready for JSON: the numbers that count."""
-        numbers = {name: getattr(self, name) for name in KINDS[self.kind]}
+        numbers = {name: vars(self)[name] for name in KINDS[self.kind]}
         return {"kind": self.kind, **numbers, "stratified": self.stratified}
 
     @classmethod

@@ -69,7 +69,7 @@ def validate(
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a model and all in it into evaluation mode for a while."""
     before = [(part, part.training) for part in module.modules()]
-    module.eval()
+    module.train(False)
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ def test_dropout_leaves_out_its_share_and_scales_up_the_rest() -> None:
         kept = ratio != 0
         torch.testing.assert_close(ratio[kept], torch.full_like(ratio[kept], 1 / 0.7))
         assert abs(kept.double().mean() - 0.7) < 5 * math.sqrt(0.21 / kept.numel())
-        assert torch.equal(adapters.eval() and layer(x), x)
+        assert torch.equal(adapters.train(False) and layer(x), x)
 
 
 def test_a_mask_is_a_function_of_seed_path_and_number() -> None:
@@ -52,4 +52,4 @@ def test_dropout_without_a_number_is_refused() -> None:
     with attach(model, everything(dropout=0.1), 0) as adapters:
         with pytest.raises(RuntimeError, match=r"call begin_pass\(number\)"):
             model(torch.randn(1, 6, 4, 4))
-        assert torch.isfinite(adapters.eval() and model(torch.randn(1, 6, 4, 4))).all()
+        assert torch.isfinite(adapters.train(False) and model(torch.randn(1, 6, 4, 4))).all()

@@ -84,6 +84,15 @@ def test_border_of_known_widths(widths, height, width, seed):
     assert measure_size(planes(picture))[0].tolist() == pytest.approx([*sides, expected])
 
 
+def test_a_band_between_borders_of_other_colours_is_border_too() -> None:
+    """Three bands of rows, each even: nothing is left, and the share is no more than all."""
+    picture = np.zeros((12, 20, 3), np.uint8)
+    picture[4:9], picture[9:] = 80, 200
+    assert measure_size(planes(picture))[0, 2].item() == 1
+    top, bottom, left, right = content_box(planes(picture))[0].tolist()
+    assert (bottom - top) * (right - left) == 0 and bottom >= top and right >= left
+
+
 def test_borders_of_two_colours_and_a_batch():
     pictures = [noisy(5, seed, False, 60, 90) for seed in range(3)]
     pictures[0][:10] = 0
