@@ -180,6 +180,20 @@ class TrainableModel:
                 noisy, sigma, transformer_options=options, **comfy.samplers.cond_cat(parts)
             )
 
+    def check(self, latent: Tensor, conditioning: dict) -> None:
+        """Raise ValueError, with the fix, if the network cannot take a latent [C,...] and its conditioning."""
+        sigma = self.sigmas(torch.tensor([0.5], dtype=torch.float64)).to(self.device, torch.float32)
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self.predict(latent[None].to(self.device), sigma, [conditioning])
+        except comfy.model_management.OOM_EXCEPTION:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"positive or latents do not fit the model ({error}): encode prompts and images with the "
+                "CLIP and the VAE that belong to it."
+            ) from error
+
     def _conditions(self, conditioning: dict, noisy: Tensor) -> dict:
         """Return what the network takes for one image, worked out once for each size."""
         key = (id(conditioning), tuple(noisy.shape))

@@ -174,6 +174,7 @@ class RealismTrainLoRA(io.ComfyNode):
         )  # fmt: skip
         trainable = TrainableModel(model[0])
         dataset = Dataset(_examples(trainable, latents, positive, masks), chosen.get("buckets", False))
+        trainable.check(dataset.examples[0].latent, dataset.examples[0].conditioning)
         shapes = layer_shapes(dict(trainable.module.named_parameters()))
         loss_weight = weight[0] if weight else PLAIN
         show_text(cls.hidden.unique_id, estimate(trainable.module, config, dataset, settings).describe())

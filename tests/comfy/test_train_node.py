@@ -140,6 +140,15 @@ def test_cancel_saves_what_was_trained(server: ComfyServer, checkpoints: Checkpo
     assert far(values(run, ids[0]), values(run, ids[1])) > 1e-6
 
 
+def test_conditioning_of_another_model_is_refused(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, "sd3")
+    wrong = graph.add("TestConditioning", width=77, pooled=2048)
+    graph.show(training(graph, parts, positive=wrong)["steps"])
+    message = failure(server.run(graph))
+    assert "positive or latents do not fit the model" in message and "CLIP" in message
+
+
 def test_flux_without_recompute_is_refused(server: ComfyServer, checkpoints: Checkpoints) -> None:
     graph = Graph()
     parts = loaded(graph, server, checkpoints, "flux")
