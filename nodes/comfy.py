@@ -181,7 +181,7 @@ class TrainableModel:
             )
 
     def check(self, latent: Tensor, conditioning: dict) -> None:
-        """Raise ValueError, with the fix, if the network cannot take a latent [C,...] and its conditioning."""
+        """Raise ValueError with the fix if the network cannot take a latent [C,...] and its conditioning."""
         sigma = self.sigmas(torch.tensor([0.5], dtype=torch.float64)).to(self.device, torch.float32)
         try:
             with torch.inference_mode(False), torch.no_grad():
@@ -208,22 +208,6 @@ class TrainableModel:
                 for name, value in encoded["model_conds"].items()
             }
         return self._encoded[key]
-
-
-def plain_conditioning(conditioning: list) -> dict:
-    """Return the one entry of a CONDITIONING as the core keeps it, its tensors free of inference mode.
-
-    Raises ValueError if there are several: areas and combined prompts have no meaning in training.
-    """
-    if len(conditioning) != 1:
-        raise ValueError(
-            f"positive has a conditioning of {len(conditioning)} parts: give one plain prompt an image, "
-            "without Conditioning (Combine) or areas."
-        )
-    with torch.inference_mode(False):
-        words, extras = conditioning[0]
-        plain = {name: v.clone() if isinstance(v, Tensor) else v for name, v in extras.items()}
-        return plain if words is None else {**plain, "cross_attn": words.clone()}
 
 
 def with_lora(model: Any, lora: dict) -> Any:

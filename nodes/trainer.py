@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 
+import torch
 from torch import Tensor
 
 from ..realism_core.training.data import Dataset, LatentExample, pair
@@ -23,7 +24,6 @@ from .comfy import (
     Progress,
     TrainableModel,
     io,
-    plain_conditioning,
     schema,
     show_text,
     training_mode,
@@ -207,6 +207,22 @@ class RealismTrainLoRA(io.ComfyNode):
             lora = lora_of(result)
         show_text(cls.hidden.unique_id, f"{result.steps} steps, last loss {result.losses[-1]:.4g}")
         return io.NodeOutput(with_lora(model[0], lora), lora, {"loss": result.losses}, result.steps)
+
+
+def plain_conditioning(conditioning: list) -> dict:
+    """Return the one entry of a CONDITIONING as the core keeps it, its tensors free of inference mode.
+
+    Raises ValueError if there are several: areas and combined prompts have no meaning in training.
+    """
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"positive has a conditioning of {len(conditioning)} parts: give one plain prompt an image, "
+            "without Conditioning (Combine) or areas."
+        )
+    with torch.inference_mode(False):
+        words, extras = conditioning[0]
+        plain = {name: v.clone() if isinstance(v, Tensor) else v for name, v in extras.items()}
+        return plain if words is None else {**plain, "cross_attn": words.clone()}
 
 
 def _examples(
