@@ -175,3 +175,32 @@ def test_bad_input_is_refused(
     graph.show(training(graph, parts, **inputs)["steps"])
     message = failure(server.run(graph))
     assert message and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"condition_dropout": 0.9}, {"masks": True}, {"dora": True}, {"optimiser": "adafactor"},
+        {"optimiser": "sgd"}, {"ema_decay": 0.9}, {"lora_dropout": 0.5}, {"accumulation": 2},
+        {"clip_norm": 1e-3}, {"schedule": "cosine"}, {"warmup": 2}, {"targets": "pattern", "pattern": "*qkv"},
+        {"precision": "bf16"}, {"seed": 2}, {"alpha": 8.0}, {"targets": "feed_forward"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_option_makes_another_lora(
+    server: ComfyServer, checkpoints: Checkpoints, inputs: dict
+) -> None:
+    graph = Graph()
+    parts = loaded(graph, server, checkpoints, "sd3")
+    if "condition_dropout" in inputs:
+        inputs = {**inputs, "negative": parts["negative"]}
+    if "masks" in inputs:
+        inputs = {"masks": graph.add("TestMask", batch=2, height=64, width=64)}
+    latents = learned_from(graph, parts)
+    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    ids = []
+    for options in ({}, inputs):
+        trained = training(graph, parts, latents=latents, learning_rate=1e-2, **options)
+        ids.append(graph.show(sampled(graph, parts, trained["model"], latent)))
+    run = done(server.run(graph))
+    assert far(values(run, ids[0]), values(run, ids[1])) > 1e-6
