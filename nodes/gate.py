@@ -19,7 +19,7 @@ from .gating import (
     summary,
     without_nan,
 )
-from .sockets import Scores, check_counts
+from .sockets import Scores, band_inputs, check_counts
 
 ON_EMPTY = ["block", "best", "error"]
 
@@ -73,14 +73,7 @@ class RealismGate(io.ComfyNode):
                     tooltip="The threshold, the number of pictures (top_k) or the share 0 to 1 "
                     "(top_fraction).",
                 ),
-                io.Float.Input(
-                    "low", default=0.0, min=-1e9, max=1e9, step=0.001, round=False, optional=True,
-                    tooltip="Lower end of the band.",
-                ),
-                io.Float.Input(
-                    "high", default=1.0, min=-1e9, max=1e9, step=0.001, round=False, optional=True,
-                    tooltip="Upper end of the band.",
-                ),
+                *band_inputs(),
                 io.Latent.Input("latents", optional=True, tooltip="Latents of these pictures, kept in step."),
                 io.Mask.Input("masks", optional=True, tooltip="Masks of these pictures, kept in step."),
                 io.Combo.Input(

@@ -27,7 +27,7 @@ from .comfy import (
 )
 from .scorer import PROFILE_TIP
 from .sockets import Profile as ProfileSocket
-from .sockets import Scores
+from .sockets import Scores, band_inputs
 
 # a model whose first attempts are all NaN is not going to mend
 HOPELESS = 3
@@ -93,14 +93,7 @@ class RealismRetry(io.ComfyNode):
                     "profile", optional=True,
                     tooltip=PROFILE_TIP + " Its definition is the one that scores.",
                 ),
-                io.Float.Input(
-                    "low", default=0.0, min=-1e9, max=1e9, step=0.001, round=False, optional=True,
-                    tooltip="Lower end of the band.",
-                ),
-                io.Float.Input(
-                    "high", default=1.0, min=-1e9, max=1e9, step=0.001, round=False, optional=True,
-                    tooltip="Upper end of the band.",
-                ),
+                *band_inputs(),
                 io.Combo.Input(
                     "keep", options=["high", "low"], default="high", optional=True,
                     tooltip="Which end is better, for threshold.",

@@ -17,6 +17,15 @@ LossWeight = io.Custom("REALISM_LOSS_WEIGHT")
 Batch = TypeVar("Batch", Tensor, dict, ScoreTable)
 
 
+def band_inputs() -> list:
+    """Return the widgets low and high, for rules that are a band."""
+    ends = {"min": -1e9, "max": 1e9, "step": 0.001, "round": False, "optional": True}
+    return [
+        io.Float.Input("low", default=0.0, tooltip="Lower end of the band.", **ends),
+        io.Float.Input("high", default=1.0, tooltip="Upper end of the band.", **ends),
+    ]
+
+
 def count(batch: Tensor | dict | ScoreTable) -> int:
     """Return how many pictures a batch stands for: images, masks, a LATENT dict or a score table.
 
