@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -27,8 +26,6 @@ from server import PromptServer
 from torch import Tensor
 
 import nodes as comfy_nodes  # ComfyUI's own nodes.py, not the folder this file lies in
-
-from ..realism_core.training.objective import Objective
 
 __all__ = ["ComfyExtension", "io", "ui"]
 
@@ -79,11 +76,15 @@ def decode(vae: Any, latent: dict) -> Tensor:
 
 
 class ModelNoise(NamedTuple):
-    """How a MODEL is noised: what the core's Objective takes, and its sigma (t for flow) at u in 0..1."""
+    """How a MODEL is noised: what the core's Objective takes, and its sigma (t for flow) at u in 0..1.
+
+    cosmos: the network takes in and gives out other things than the objective says.
+    """
 
     objective: str
     sigma_data: float
     sigmas: Callable[[Tensor], Tensor]
+    cosmos: bool = False
 
 
 # told apart by their formulas: patches and models mix classes freely, and keep the formulas
@@ -142,91 +143,37 @@ def model_noise(model: Any) -> ModelNoise:
 
     sigma_data = float(sampling.sigma_data) if kind in ("v", "edm") else 1.0
     # v prediction of other data than of variance 1 is EDM's prediction with the sign turned
-    return ModelNoise("edm" if sigma_data != 1 else kind, sigma_data, sigmas)
+    return ModelNoise("edm" if sigma_data != 1 else kind, sigma_data, sigmas, form is _COSMOS)
 
 
-class TrainableModel:
-    """A loaded MODEL as the core's `Denoiser`: its own prediction at any noise, with gradients.
+OUT_OF_MEMORY = comfy.model_management.OOM_EXCEPTION
 
-    module is its network, shared with the MODEL; whoever changes it has to change it back. Raises ValueError
-    for a model whose noise is not known (see `model_noise`).
-    """
 
-    def __init__(self, model: Any) -> None:
-        noise = model_noise(model)
-        if type(model.get_model_object("model_sampling")).calculate_denoised is _COSMOS:
-            raise ValueError("model is of the Cosmos family, which cannot be trained here: use another one.")
-        self.objective = Objective(noise.objective, noise.sigma_data)
-        self.sigmas = noise.sigmas
-        self._patcher = model.clone()
-        comfy.model_management.load_models_gpu([self._patcher])
-        self._inner = self._patcher.model
-        self.module = self._inner.diffusion_model
-        self.device, self.dtype = self._patcher.load_device, self._inner.get_dtype_inference()
-        self._encoded: dict[tuple[int, tuple[int, ...]], dict] = {}
+def onto_device(patcher: Any) -> None:
+    """Bring a model's weights to where it computes, as far as they fit."""
+    comfy.model_management.load_models_gpu([patcher])
 
-    def latents(self, samples: Tensor) -> list[Tensor]:
-        """Return latents [B,...] of a LATENT as the network takes them in, one an image."""
-        with torch.inference_mode(False), torch.no_grad():
-            return list(self._inner.process_latent_in(samples.clone().float()))
 
-    def predict(self, noisy: Tensor, sigma: Tensor, conditioning: Sequence[dict]) -> Tensor:
-        """Return what the network predicts for noisy [B,...] at sigma [B]: eps, v, x0 or flow."""
-        parts = [self._conditions(one, noisy[:1]) for one in conditioning]
-        options = {**self._patcher.model_options.get("transformer_options", {})}
-        options |= {"cond_or_uncond": [0], "sigmas": sigma}
-        with _raw_output(self._inner, self.objective.kind != "edm"):
-            return self._inner.apply_model(
-                noisy, sigma, transformer_options=options, **comfy.samplers.cond_cat(parts)
-            )
+def model_conditions(inner: Any, conditioning: dict, noisy: Tensor, device: torch.device) -> dict:
+    """Return what a network takes beside noisy latents [1,...] for the conditioning of one image."""
+    (encoded,) = comfy.samplers.encode_model_conds(
+        inner.extra_conds, [{**conditioning, "model_conds": {}}], noisy, device, "positive",
+        latent_image=torch.zeros_like(noisy), denoise_mask=None, seed=0,
+    )  # fmt: skip
+    return {
+        name: value.process_cond(batch_size=1, device=device)
+        for name, value in encoded["model_conds"].items()
+    }
 
-    def check(self, latent: Tensor, conditioning: dict) -> None:
-        """Raise ValueError with the fix if the network cannot take a latent [C,...] and its conditioning."""
-        sigma = self.sigmas(torch.tensor([0.5], dtype=torch.float64)).to(self.device, torch.float32)
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                self.predict(latent[None].to(self.device), sigma, [conditioning])
-        except comfy.model_management.OOM_EXCEPTION:
-            raise
-        except RuntimeError as error:
-            raise ValueError(
-                f"positive or latents do not fit the model ({error}): encode prompts and images with the "
-                "CLIP and the VAE that belong to it."
-            ) from error
 
-    def _conditions(self, conditioning: dict, noisy: Tensor) -> dict:
-        """Return what the network takes for one image, worked out once for each size."""
-        key = (id(conditioning), tuple(noisy.shape))
-        if key not in self._encoded:
-            with torch.no_grad():
-                (encoded,) = comfy.samplers.encode_model_conds(
-                    self._inner.extra_conds, [{**conditioning, "model_conds": {}}], noisy, self.device,
-                    "positive", latent_image=torch.zeros_like(noisy), denoise_mask=None, seed=0,
-                )  # fmt: skip
-            self._encoded[key] = {
-                name: value.process_cond(batch_size=1, device=self.device)
-                for name, value in encoded["model_conds"].items()
-            }
-        return self._encoded[key]
+def joined_conditions(parts: Sequence[dict]) -> dict:
+    """Return what a network takes for a batch, from what it takes for each image."""
+    return comfy.samplers.cond_cat(parts)
 
 
 def with_lora(model: Any, lora: dict) -> Any:
     """Return a MODEL with a LoRA in the comfyui layout on it, as Load LoRA Model gives it."""
     return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
-
-
-@contextmanager
-def _raw_output(inner: Any, wanted: bool) -> Iterator[None]:
-    """Let apply_model return what the network itself predicts, not the picture that follows from it."""
-    sampling = inner.model_sampling
-    if wanted:
-        raw = copy.copy(sampling)
-        raw.calculate_denoised = lambda sigma, model_output, model_input: model_output
-        inner.model_sampling = raw
-    try:
-        yield
-    finally:
-        inner.model_sampling = sampling
 
 
 @contextmanager

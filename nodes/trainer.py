@@ -22,7 +22,6 @@ from ..realism_core.training.targets import TARGETS
 from ..realism_core.training.weighting import LossWeight
 from .comfy import (
     Progress,
-    TrainableModel,
     io,
     schema,
     show_text,
@@ -31,6 +30,7 @@ from .comfy import (
 )
 from .lora import TrainedLora, free_path, joined, layer_shapes
 from .sockets import LossWeight as LossWeightSocket
+from .training_model import TrainableModel
 
 PLAIN = LossWeight("constant", mode="factor", normalise=False)
 SETTINGS = {field.name for field in fields(TrainSettings)}

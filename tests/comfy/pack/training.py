@@ -26,7 +26,7 @@ class TestPrediction(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, latents) -> io.NodeOutput:
         comfy = pack_module("nodes.comfy")
-        trainable = comfy.TrainableModel(model)
+        trainable = pack_module("nodes.training_model").TrainableModel(model)
         conditioning = [pack_module("nodes.trainer").plain_conditioning(positive)] * len(latents["samples"])
         x0 = torch.stack(trainable.latents(latents["samples"]))
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))

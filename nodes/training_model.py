@@ -1,0 +1,86 @@
+"""A MODEL of ComfyUI as the training loop sees it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..realism_core.training.objective import Objective
+from .comfy import OUT_OF_MEMORY, joined_conditions, model_conditions, model_noise, onto_device
+
+
+class TrainableModel:
+    """A loaded MODEL as the core's `Denoiser`: its own prediction at any noise, with gradients.
+
+    module is its network, shared with the MODEL; whoever changes it has to change it back. Raises ValueError
+    for a model whose noise is not known (see `model_noise`).
+    """
+
+    def __init__(self, model: Any) -> None:
+        noise = model_noise(model)
+        if noise.cosmos:
+            raise ValueError("model is of the Cosmos family, which cannot be trained here: use another one.")
+        self.objective = Objective(noise.objective, noise.sigma_data)
+        self.sigmas = noise.sigmas
+        self._patcher = model.clone()
+        onto_device(self._patcher)
+        self._inner = self._patcher.model
+        self.module = self._inner.diffusion_model
+        self.device, self.dtype = self._patcher.load_device, self._inner.get_dtype_inference()
+        self._encoded: dict[tuple[int, tuple[int, ...]], dict] = {}
+
+    def latents(self, samples: Tensor) -> list[Tensor]:
+        """Return latents [B,...] of a LATENT as the network takes them in, one an image."""
+        with torch.inference_mode(False), torch.no_grad():
+            return list(self._inner.process_latent_in(samples.clone().float()))
+
+    def predict(self, noisy: Tensor, sigma: Tensor, conditioning: Sequence[dict]) -> Tensor:
+        """Return what the network predicts for noisy [B,...] at sigma [B]: eps, v, x0 or flow."""
+        parts = [self._conditions(one, noisy[:1]) for one in conditioning]
+        options = {**self._patcher.model_options.get("transformer_options", {})}
+        options |= {"cond_or_uncond": [0], "sigmas": sigma}
+        with _raw_output(self._inner, self.objective.kind != "edm"):
+            return self._inner.apply_model(
+                noisy, sigma, transformer_options=options, **joined_conditions(parts)
+            )
+
+    def check(self, latent: Tensor, conditioning: dict) -> None:
+        """Raise ValueError with the fix if the network cannot take a latent [C,...] and its conditioning."""
+        sigma = self.sigmas(torch.tensor([0.5], dtype=torch.float64)).to(self.device, torch.float32)
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self.predict(latent[None].to(self.device), sigma, [conditioning])
+        except OUT_OF_MEMORY:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"positive or latents do not fit the model ({error}): encode prompts and images with the "
+                "CLIP and the VAE that belong to it."
+            ) from error
+
+    def _conditions(self, conditioning: dict, noisy: Tensor) -> dict:
+        """Return what the network takes for one image, worked out once for each size."""
+        key = (id(conditioning), tuple(noisy.shape))
+        if key not in self._encoded:
+            with torch.no_grad():
+                self._encoded[key] = model_conditions(self._inner, conditioning, noisy, self.device)
+        return self._encoded[key]
+
+
+@contextmanager
+def _raw_output(inner: Any, wanted: bool) -> Iterator[None]:
+    """Let apply_model return what the network itself predicts, not the picture that follows from it."""
+    sampling = inner.model_sampling
+    if wanted:
+        raw = copy.copy(sampling)
+        raw.calculate_denoised = lambda sigma, model_output, model_input: model_output
+        inner.model_sampling = raw
+    try:
+        yield
+    finally:
+        inner.model_sampling = sampling
