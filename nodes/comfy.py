@@ -19,6 +19,7 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from aiohttp import web
 from comfy_api.latest import ComfyExtension, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
@@ -149,9 +150,14 @@ def model_noise(model: Any) -> ModelNoise:
 OUT_OF_MEMORY = comfy.model_management.OOM_EXCEPTION
 
 
-def onto_device(patcher: Any) -> None:
-    """Bring a model's weights to where it computes, as far as they fit."""
-    comfy.model_management.load_models_gpu([patcher])
+def onto_device(*patchers: Any) -> None:
+    """Bring models' weights to where they compute, side by side, as far as they fit."""
+    comfy.model_management.load_models_gpu(list(patchers))
+
+
+def is_on_device(patcher: Any) -> bool:
+    """Return whether a model is among those that ComfyUI has loaded."""
+    return any(loaded is patcher for loaded in comfy.model_management.loaded_models())
 
 
 def model_conditions(inner: Any, conditioning: dict, noisy: Tensor, device: torch.device) -> dict:
@@ -171,9 +177,9 @@ def joined_conditions(parts: Sequence[dict]) -> dict:
     return comfy.samplers.cond_cat(parts)
 
 
-def with_lora(model: Any, lora: dict) -> Any:
-    """Return a MODEL with a LoRA in the comfyui layout on it, as Load LoRA Model gives it."""
-    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
+def with_lora(model: Any, lora: dict, clip: Any = None) -> tuple[Any, Any]:
+    """Return a MODEL and, if given, a CLIP with a LoRA in the comfyui layout on it, as Load LoRA gives them."""
+    return comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
 
 
 @contextmanager
@@ -194,6 +200,30 @@ def show_text(node_id: str, text: str) -> None:
     """Show a text on a node while it runs, in the page that queued it."""
     server = PromptServer.instance
     server.send_progress_text(text, node_id, server.client_id)
+
+
+def answer_posts(path: str, answer: Callable[[], dict]) -> None:
+    """Let the server answer POST requests to a path, without a body, with a JSON object."""
+
+    async def respond(request: web.Request) -> web.Response:
+        return web.json_response(answer())
+
+    PromptServer.instance.routes.post(path)(respond)
+
+
+@contextmanager
+def hidden_progress() -> Iterator[None]:
+    """Keep the bars that ComfyUI draws by itself off the node; Cancel still gets through."""
+    whole = comfy.utils.PROGRESS_BAR_HOOK
+
+    def hook(*_: Any, **__: Any) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        yield
+    finally:
+        comfy.utils.set_progress_bar_global_hook(whole)
 
 
 @contextmanager
@@ -222,18 +252,17 @@ class Progress:
         """Raise ComfyUI's interrupt if the user pressed Cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def reach(self, value: int) -> None:
-        """Set the bar to a value; raises ComfyUI's interrupt if the user pressed Cancel."""
-        self.check()
-        self._bar.update_absolute(value)
-
-    def step(self, done: int = 1, preview: Image.Image | None = None) -> None:
-        """Advance, with a picture to show if given; raises ComfyUI's interrupt if the user pressed Cancel."""
+    def reach(self, value: int, preview: Image.Image | None = None) -> None:
+        """Set the bar to a value, with a picture to show if given; raises ComfyUI's interrupt on Cancel."""
         self.check()
         size = comfy.cli_args.args.preview_size
         # an error in sending, as for a picture with alpha, would end the whole server
         shown = None if preview is None else ("JPEG", preview.convert("RGB"), size)
-        self._bar.update_absolute(self._bar.current + done, None, shown)
+        self._bar.update_absolute(value, None, shown)
+
+    def step(self, done: int = 1, preview: Image.Image | None = None) -> None:
+        """Advance, with a picture to show if given; raises ComfyUI's interrupt if the user pressed Cancel."""
+        self.reach(self._bar.current + done, preview)
 
 
 def add_model_folder(name: str, suffixes: set[str]) -> None:

@@ -11,14 +11,22 @@ import torch
 from torch import Tensor
 
 from ..realism_core.training.objective import Objective
-from .comfy import OUT_OF_MEMORY, joined_conditions, model_conditions, model_noise, onto_device
+from .comfy import (
+    OUT_OF_MEMORY,
+    is_on_device,
+    joined_conditions,
+    model_conditions,
+    model_noise,
+    onto_device,
+)
 
 
 class TrainableModel:
     """A loaded MODEL as the core's `Denoiser`: its own prediction at any noise, with gradients.
 
-    module is its network, shared with the MODEL; whoever changes it has to change it back. Raises ValueError
-    for a model whose noise is not known (see `model_noise`).
+    module is its network, shared with the MODEL; whoever changes it has to change it back. patcher: the MODEL
+    itself, loaded, which samples with what is attached to the network. Raises ValueError for a model whose
+    noise is not known (see `model_noise`).
     """
 
     def __init__(self, model: Any) -> None:
@@ -27,22 +35,38 @@ class TrainableModel:
             raise ValueError("model is of the Cosmos family, which cannot be trained here: use another one.")
         self.objective = Objective(noise.objective, noise.sigma_data)
         self.sigmas = noise.sigmas
-        self._patcher = model.clone()
-        onto_device(self._patcher)
-        self._inner = self._patcher.model
+        self.patcher = model.clone()
+        onto_device(self.patcher)
+        self._inner = self.patcher.model
         self.module = self._inner.diffusion_model
-        self.device, self.dtype = self._patcher.load_device, self._inner.get_dtype_inference()
+        self.device, self.dtype = self.patcher.load_device, self._inner.get_dtype_inference()
         self._encoded: dict[tuple[int, tuple[int, ...]], dict] = {}
+        self._format = _plain_copy(self._inner.latent_format)
+
+    @property
+    def latent_channels(self) -> int:
+        """Return how many channels the latents have."""
+        return self._format.latent_channels
 
     def latents(self, samples: Tensor) -> list[Tensor]:
         """Return latents [B,...] of a LATENT as the network takes them in, one an image."""
         with torch.inference_mode(False), torch.no_grad():
             return list(self._inner.process_latent_in(samples.clone().float()))
 
+    def latents_out(self, x0: Tensor) -> Tensor:
+        """Return latents [B,...] of the network's scaling as its VAE takes them in, with their gradient."""
+        return self._format.process_out(x0)
+
+    def load_beside(self, patcher: Any) -> None:
+        """Bring another model's weights to where it computes without sending this one's away."""
+        if not is_on_device(patcher):
+            with torch.no_grad():
+                onto_device(self._patcher, patcher)
+
     def predict(self, noisy: Tensor, sigma: Tensor, conditioning: Sequence[dict]) -> Tensor:
         """Return what the network predicts for noisy [B,...] at sigma [B]: eps, v, x0 or flow."""
         parts = [self._conditions(one, noisy[:1]) for one in conditioning]
-        options = {**self._patcher.model_options.get("transformer_options", {})}
+        options = {**self.patcher.model_options.get("transformer_options", {})}
         options |= {"cond_or_uncond": [0], "sigmas": sigma}
         with _raw_output(self._inner, self.objective.kind != "edm"):
             return self._inner.apply_model(
@@ -84,3 +108,13 @@ def _raw_output(inner: Any, wanted: bool) -> Iterator[None]:
         yield
     finally:
         inner.model_sampling = sampling
+
+
+def _plain_copy(form: Any) -> Any:
+    """Return a copy of a latent format with tensors that a backward pass may keep."""
+    plain = copy.copy(form)
+    with torch.inference_mode(False):
+        for name, value in vars(form).items():
+            if isinstance(value, Tensor):
+                setattr(plain, name, value.clone())
+    return plain

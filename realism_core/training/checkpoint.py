@@ -68,8 +68,19 @@ def clear_parts(path: Path) -> None:
 
 
 def check_settings(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError unless both settings agree, naming the first that does not."""
-    before, now = _flat(saved), _flat(json.loads(json.dumps(current)))
+    """Raise CheckpointError unless both settings agree, naming the first that does not.
+
+    "layers" among them holds the fingerprints of the base model's layers by path.
+    """
+    saved, current = dict(saved), json.loads(json.dumps(current))
+    before, now = saved.pop("layers", {}), current.pop("layers", {})
+    for name in [*now, *before]:
+        if before.get(name) != now.get(name):
+            raise CheckpointError(
+                f"resume: {path} was trained on another model or other layers: {name} is not what it was. "
+                "Connect that model and choose those targets, or start anew without resume."
+            )
+    before, now = _flat(saved), _flat(current)
     for name in [*now, *before]:
         if before.get(name) != now.get(name):
             raise CheckpointError(

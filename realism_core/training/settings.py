@@ -11,7 +11,7 @@ from .schedule import SCHEDULES
 
 PRECISIONS = ("fp32", "bf16")
 # what may differ between a run and the one that goes on from its checkpoint
-_FREE = ("log_every", "checkpoint_every", "validate_every", "recompute")
+_FREE = ("log_every", "checkpoint_every", "validate_every", "preview_every", "recompute")
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class TrainSettings:
     the gradients' norm at most, 0 = off. ema_decay: 0 = off. condition_dropout: the share of images, drawn
     anew each time, that get the empty conditioning. precision: fp32, or bf16 autocast. recompute: gradient
     checkpointing. log_every: steps between two looks at the losses, the only times the host waits.
-    checkpoint_every, validate_every: steps, 0 = only at the end, if at all. Raises ValueError with the
-    setting's name and the fix.
+    checkpoint_every, validate_every, preview_every: steps, 0 = only at the end, if at all. Raises ValueError
+    with the setting's name and the fix.
     """
 
     steps: int
@@ -44,12 +44,13 @@ class TrainSettings:
     log_every: int = 10
     checkpoint_every: int = 0
     validate_every: int = 0
+    preview_every: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every"):
             if vars(self)[name] < 1:
                 raise ValueError(f"{name} is {vars(self)[name]}: it must be 1 or more.")
-        for name in ("warmup", "checkpoint_every", "validate_every"):
+        for name in ("warmup", "checkpoint_every", "validate_every", "preview_every"):
             if vars(self)[name] < 0:
                 raise ValueError(f"{name} is {vars(self)[name]}: it must be 0 (off) or more.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

@@ -27,7 +27,7 @@ class TestPrediction(io.ComfyNode):
     def execute(cls, model, positive, latents) -> io.NodeOutput:
         comfy = pack_module("nodes.comfy")
         trainable = pack_module("nodes.training_model").TrainableModel(model)
-        conditioning = [pack_module("nodes.trainer").plain_conditioning(positive)] * len(latents["samples"])
+        conditioning = [pack_module("nodes.training").plain_conditioning(positive)] * len(latents["samples"])
         x0 = torch.stack(trainable.latents(latents["samples"]))
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
         told = {"objective": trainable.objective.kind, "off": []}
