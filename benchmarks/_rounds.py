@@ -8,18 +8,21 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 def in_turn(
-    sides: Mapping[str, Callable[[int], float]], repeats: int, warm: int = 1
-) -> dict[str, list[float]]:
-    """Return what each side gives, a number a round.
+    sides: Mapping[str, Callable[[int], Value]], repeats: int, warm: int = 1
+) -> dict[str, list[Value]]:
+    """Return what each side gives, a value a round.
 
     sides: called with the number of the round; round r begins with side r, so that none is always first.
     warm: rounds before those that count, whose numbers are negative. Each round is told on stderr.
     """
     names = list(sides)
-    told: dict[str, list[float]] = {name: [] for name in names}
+    told: dict[str, list[Value]] = {name: [] for name in names}
     for number in range(-warm, repeats):
         print(f"  round {number + 1} of {repeats}", file=sys.stderr, flush=True)
         start = number % len(names)

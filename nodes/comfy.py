@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.cli_args
+import comfy.ldm.modules.attention as attention_forms
 import comfy.model_management
 import comfy.model_sampling as sampling_forms
 import comfy.samplers
@@ -49,6 +50,7 @@ def blocked(message: str | None = None) -> ExecutionBlocker:
 
 
 Interrupted = comfy.model_management.InterruptProcessingException
+torch_attention = attention_forms.attention_pytorch
 
 
 def samplers() -> list[str]:
@@ -150,9 +152,14 @@ def model_noise(model: Any) -> ModelNoise:
 OUT_OF_MEMORY = comfy.model_management.OOM_EXCEPTION
 
 
-def onto_device(*patchers: Any) -> None:
-    """Bring models' weights to where they compute, side by side, as far as they fit."""
-    comfy.model_management.load_models_gpu(list(patchers))
+def onto_device(*patchers: Any, memory: float = 0) -> None:
+    """Bring models' weights to where they compute, as far as `memory` bytes stay free beside them."""
+    comfy.model_management.load_models_gpu(list(patchers), memory_required=memory)
+
+
+def free_memory(device: torch.device) -> float:
+    """Return how many bytes of a device are free, those included that torch keeps for later."""
+    return comfy.model_management.get_free_memory(device)
 
 
 def is_on_device(patcher: Any) -> bool:
@@ -177,23 +184,44 @@ def joined_conditions(parts: Sequence[dict]) -> dict:
     return comfy.samplers.cond_cat(parts)
 
 
-def with_lora(model: Any, lora: dict, clip: Any = None) -> tuple[Any, Any]:
-    """Return a MODEL and, if given, a CLIP with a LoRA in the comfyui layout on it, as Load LoRA gives them."""
-    return comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
+def tokens_of(clip: Any, caption: str) -> Any:
+    """Return the tokens of a caption, as CLIP Text Encode makes them."""
+    return clip.tokenize(caption)
+
+
+def encoded(clip: Any, tokens: Any) -> dict:
+    """Return what CLIP Text Encode makes of tokens with a loaded CLIP, with its gradient, as one dict."""
+    loaded = clip.clone()
+    loaded.load_model = lambda *_: None  # it would move weights at every step
+    made = loaded.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+    return {"cross_attn": made.pop("cond"), **made}
+
+
+def with_lora(model: Any, lora: dict, clip: Any = None, beside: bool = False) -> tuple[Any, Any]:
+    """Return a MODEL and a CLIP, if given, with a LoRA in the comfyui layout, as Load LoRA does.
+
+    beside: leave the model's weights alone and add to its layers' outputs, as Load LoRA (Bypass) does; not
+    in 0.3.75, nor where other LoRAs are so applied already, of which ComfyUI keeps one.
+    """
+    bypass = getattr(comfy.sd, "load_bypass_lora_for_models", None)
+    if not beside or bypass is None or model.injections:
+        return comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
+    if clip is not None:
+        _, clip = comfy.sd.load_lora_for_models(None, clip, lora, 1.0, 1.0)
+    return bypass(model, None, lora, 1.0, 0.0)[0], clip
 
 
 @contextmanager
 def training_mode() -> Iterator[None]:
-    """Keep ComfyUI (newer than 0.3.75) from kernels that know no way back, forward and backward."""
+    """Keep ComfyUI (newer than 0.3.75) from kernels that know no way back, and from rough ones on it."""
     management = comfy.model_management
-    before = getattr(management, "in_training", None)
-    if before is not None:
-        management.in_training = True
+    wanted = {"in_training": True, "training_fp8_bwd": False}  # the latter stays as Train LoRA left it
+    before = {name: value for name, value in vars(management).items() if name in wanted}
+    vars(management).update({name: wanted[name] for name in before})
     try:
         yield
     finally:
-        if before is not None:
-            management.in_training = before
+        vars(management).update(before)
 
 
 def show_text(node_id: str, text: str) -> None:

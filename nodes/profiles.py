@@ -175,6 +175,8 @@ def _refuse_taken(path: Path, name: str, expected: dict) -> None:
         there = Profile.load(path).to_dict()
     except ValueError:
         there = {}
+    if there and "soft" not in there:  # an older file, which loses nothing
+        expected = {key: value for key, value in expected.items() if key != "soft"}
     if any(there.get(key) != value for key, value in expected.items()):
         raise ValueError(
             f"name {name!r} is taken by another profile ({path.name}): choose another name, or switch "
@@ -240,6 +242,7 @@ def _summary(domain: Domain, path: Path, unreadable: list[str]) -> str:
         "unreadable": unreadable,
         "irs_p5_p50_p95": [round(value, 3) for value in (low, middle, high)],
         "tile_sizes": sorted(profile.tiles),
+        "realism_term_crops": sorted(profile.soft),
         **domain.summary(),
     }
     if profile.count < FEW:

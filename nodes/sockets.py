@@ -13,6 +13,9 @@ from .comfy import io
 Scores = io.Custom("REALISM_SCORES")
 Profile = io.Custom("REALISM_PROFILE")
 LossWeight = io.Custom("REALISM_LOSS_WEIGHT")
+RealismTerm = io.Custom("REALISM_TERM")
+Attributes = io.Custom("FACE_ATTRIBUTES")
+FaceMask = io.Custom("SEMANTIC_MASK")
 
 Batch = TypeVar("Batch", Tensor, dict, ScoreTable)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -11,25 +9,28 @@ from typing import Any
 import torch
 
 from ..realism_core.plots.losses import loss_plot
-from ..realism_core.training.data import Dataset
+from ..realism_core.training.data import Dataset, held_out
 from ..realism_core.training.fingerprints import layer_fingerprints
+from ..realism_core.training.layout_names import family
 from ..realism_core.training.loop import Result, train
-from ..realism_core.training.lora import LoraConfig, attach
-from ..realism_core.training.memory import estimate
-from ..realism_core.training.metadata import TrainingRecord
+from ..realism_core.training.lora import LoraConfig
+from ..realism_core.training.metadata import BASE_MODELS, TrainingRecord
+from ..realism_core.training.recording import record_of
 from ..realism_core.training.settings import TrainSettings
 from ..realism_core.training.weighting import LossWeight
 from . import trainer_inputs
 from .comfy import blocked, io, schema, show_text, training_mode, with_lora
-from .lora import TrainedLora, free_path, joined, layer_shapes
+from .lora import layer_shapes
 from .stopping import stoppable
-from .training import Watch, base_model, checkpoint_path, examples, held_out, plain_conditioning
+from .text_training import attach_all, estimate_all, text_training, weights_of
+from .training import Watch, base_model, checkpoint_path, examples, plain_conditioning
+from .training_checks import has_coarse_weights, make_room, told_of, unused_layers
 from .training_model import TrainableModel
-from .training_previews import Previews
+from .training_previews import Previews, Prompts
+from .training_results import Keeper, report_of
 
 PLAIN = LossWeight("constant", mode="factor", normalise=False)
 SETTINGS = {field.name for field in fields(TrainSettings)}
-INTERRUPTED = "loras/realism_interrupted"
 
 
 class RealismTrainLoRA(io.ComfyNode):
@@ -46,11 +47,7 @@ class RealismTrainLoRA(io.ComfyNode):
             ),
             search_aliases=["train lora", "finetune", "P2 weighting", "min-SNR"],
             is_input_list=True,
-            inputs=[
-                *trainer_inputs.needed(),
-                *trainer_inputs.refinements(),
-                *trainer_inputs.safeguards(),
-            ],
+            inputs=trainer_inputs.inputs(),
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the LoRA on it."),
                 io.LoraModel.Output(
@@ -69,6 +66,9 @@ class RealismTrainLoRA(io.ComfyNode):
                     display_name="report",
                     tooltip="How it was trained, and the held-out losses, as JSON.",
                 ),
+                io.Clip.Output(
+                    display_name="clip", tooltip="The CLIP with the LoRA on it; none without clip."
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
@@ -76,62 +76,80 @@ class RealismTrainLoRA(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, latents, positive, weight=None, masks=None, negative=None, image_weights=None, vae=None,
-        **widgets,
+        realism_term=None, clip=None, captions=None, **widgets,
     ) -> io.NodeOutput:  # fmt: skip
         chosen = {name: values[0] for name, values in widgets.items()}
         settings, config = settings_of(chosen), config_of(chosen)
         checkpoint = checkpoint_path(chosen.get("checkpoint", ""), chosen.get("resume", False))
-        trainable = TrainableModel(model[0])
-        all_examples = examples(trainable, latents, positive, masks, image_weights)
-        trained_on, kept_out = held_out(all_examples, chosen.get("held_out", 0))
+        text_rate = text_rate_of(chosen, clip)
+        network = TrainableModel(model[0])
+        given = examples(network, latents, positive, masks, image_weights)
+        network.check(given[0].latent, given[0].conditioning)
+        empty = plain_conditioning(negative[0], "negative") if negative else None
+        trainable, given, empty = text_training(network, clip, captions, given, empty)
+        # checked together, so that what is wrong is told by its place among all images
+        checked = Dataset(given, chosen.get("buckets", False)).examples
+        trained_on, kept_out = held_out(checked, chosen.get("held_out", 0))
         dataset = Dataset(trained_on, chosen.get("buckets", False))
-        trainable.check(dataset.examples[0].latent, dataset.examples[0].conditioning)
-        previews = cls.previews(trainable, vae, positive, negative, latents, chosen)
         loss_weight = weight[0] if weight else PLAIN
-        memory = estimate(trainable.module, config, dataset, settings)
         node = cls.hidden.unique_id
-        show_text(node, memory.describe())
-        known = {"base_model": base_model(cls.graph(), node)}
-        shapes = layer_shapes(dict(trainable.module.named_parameters()))
+        memory = estimate_all(trainable, config, dataset, settings)
+        show_text(node, make_room(trainable, memory, dataset, settings))
+        term = realism_term[0] if realism_term else None
+        told = {"realism_term": term.to_dict()} if term else {}
+        shapes = layer_shapes(weights_of(trainable))
+        extra_loss = term.for_model(trainable, [example.latent for example in trained_on]) if term else None
+        prompts = Prompts(trainable, positive, negative, given, empty)
+        previews = cls.previews(trainable, vae, prompts, negative, latents, chosen)
+
+        def record(result: Result) -> TrainingRecord:
+            return record_of(
+                result, dataset, settings, config, loss_weight, trainable.objective.kind,
+                base_model=base_model(cls.graph(), node),
+                base_model_version=BASE_MODELS.get(family(shapes)),
+                extra={**told, **({"text_rate": text_rate} if clip else {})},
+            )  # fmt: skip
+
         with (
             training_mode(),
-            attach(trainable.module, config, settings.seed, trainable.device) as adapters,
+            attach_all(trainable, config, settings.seed, text_rate) as adapters,
             stoppable() as pressed,
         ):
-
-            def lora_of(result: Result) -> TrainedLora:
-                record = record_of(result, dataset, settings, config, loss_weight, trainable, known)
-                return TrainedLora(joined(result.state, adapters.comfyui_dora_scales()), shapes, record)
-
-            def rescue(result: Result) -> None:
-                path = free_path(INTERRUPTED, result.steps)
-                lora_of(result).save(path, "comfyui")
-                show_text(node, f"stopped after {result.steps} steps; saved as {path.name}")
-
+            keeper = Keeper(node, adapters, shapes, record)
             layers = {path: adapter.layer for path, adapter in adapters.layers.items()}
             result = train(
                 trainable, adapters, dataset, settings, loss_weight,
-                empty_conditioning=plain_conditioning(negative[0], "negative") if negative else None,
+                empty_conditioning=empty,
                 held_out=Dataset(kept_out, buckets=True) if kept_out else None,
                 checkpoint=checkpoint,
                 resume=checkpoint if checkpoint and checkpoint.is_file() else None,
-                about={"layers": layer_fingerprints(layers), "lora": asdict(config)},
-                save=rescue,
+                about={
+                    "layers": layer_fingerprints(layers), "lora": asdict(config), "text_rate": text_rate,
+                    **told,
+                },
+                extra_loss=extra_loss,
+                save=keeper.rescue,
                 on_step=Watch(node, settings.steps, pressed, previews).on_step,
                 preview=previews,
             )  # fmt: skip
-            lora = lora_of(result)
+            lora = keeper.lora(result)
         early = " (Stop and keep)" if result.stopped else ""
-        show_text(node, f"{result.steps} steps{early}, last loss {result.losses[-1]:.4g}")
-        plot = loss_plot(result.losses, settings.steps, result.held_out)
+        unused = unused_layers(adapters)
+        show_text(node, f"{result.steps} steps{early}, last loss {result.losses[-1]:.4g}{told_of(unused)}")
+        # DoRA changes the weights' lengths, which nothing beside them can
+        beside = has_coarse_weights(adapters) and not config.dora
+        trained, trained_clip = with_lora(model[0], lora, clip[0] if clip else None, beside=beside)
         return io.NodeOutput(
-            with_lora(model[0], lora), lora, {"loss": result.losses}, result.steps, plot,
-            torch.stack(previews.pictures) if previews else blocked(), report_of(result, lora.record),
+            trained, lora, {"loss": result.losses}, result.steps,
+            loss_plot(result.losses, result.steps, result.held_out),
+            torch.stack(previews.pictures) if previews else blocked(),
+            report_of(result, lora.record, unused),
+            trained_clip if clip else blocked(),
         )  # fmt: skip
 
     @classmethod
     def previews(
-        cls, trainable: TrainableModel, vae: list | None, positive: list, negative: list | None,
+        cls, trainable: TrainableModel, vae: list | None, prompts: Prompts, negative: list | None,
         latents: list, chosen: Mapping[str, Any],
     ) -> Previews | None:  # fmt: skip
         """Return what draws the previews; None where no VAE is connected."""
@@ -139,7 +157,7 @@ class RealismTrainLoRA(io.ComfyNode):
             if chosen.get("preview_every", 0):
                 raise ValueError("preview_every needs vae: connect the model's VAE, or set it to 0.")
             return None
-        cfg = chosen.get("preview_cfg", 1.0)
+        cfg = chosen.get("preview_cfg", 4.0)
         if cfg != 1 and not negative:
             raise ValueError(
                 f"preview_cfg is {cfg:g}, which guides away from negative: connect the empty prompt as "
@@ -147,9 +165,8 @@ class RealismTrainLoRA(io.ComfyNode):
             )
         shape = latents[0]["samples"].shape[1:]
         return Previews(
-            trainable.patcher, vae[0], positive[0], (negative or positive)[0], shape,
-            chosen.get("preview_steps", 20), cfg, chosen["seed"],
-        )  # fmt: skip
+            trainable.patcher, vae[0], prompts, shape, chosen.get("preview_steps", 20), cfg, chosen["seed"]
+        )
 
     @classmethod
     def graph(cls) -> dict[str, Any]:
@@ -166,50 +183,22 @@ def settings_of(chosen: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(**values)
 
 
+def text_rate_of(chosen: Mapping[str, Any], clip: list | None) -> float:
+    """Return the text encoders' share of the learning rate; raises ValueError where there are none."""
+    rate = chosen.get("text_rate", 1.0)
+    if rate != 1 and not clip:
+        raise ValueError(
+            f"text_rate is {rate:g}, but no text encoder is trained: connect clip and captions, or set it to "
+            "1."
+        )
+    return rate
+
+
 def config_of(chosen: Mapping[str, Any]) -> LoraConfig:
     """Return the adapters' configuration as the widgets have it."""
     same = ("rank", "alpha", "dora", "targets", "pattern", "rank_stabilised", "clamp_rank")
     values = {name: chosen[name] for name in same if name in chosen}
     return LoraConfig(**{"targets": "attention", **values}, dropout=chosen.get("lora_dropout", 0.0))
-
-
-def record_of(
-    result: Result, dataset: Dataset, settings: TrainSettings, config: LoraConfig, loss_weight: LossWeight,
-    model: TrainableModel, known: Mapping[str, Any],
-) -> TrainingRecord:  # fmt: skip
-    """Return what the LoRA's file will say of its training; known: what only the graph tells."""
-    return TrainingRecord(
-        **known,
-        adapter="dora" if config.dora else "lora",
-        scaling="alpha/sqrt(rank)" if config.rank_stabilised else "alpha/rank",
-        rank=None if config.clamp_rank else config.rank,
-        alpha=None if config.clamp_rank else config.alpha,
-        dropout=config.dropout,
-        targets=config.targets,
-        objective=model.objective.kind,
-        weighting=loss_weight.to_dict(),
-        dataset_sha256=dataset.digest,
-        images=len(dataset),
-        steps=result.steps,
-        planned_steps=settings.steps,
-        batch_size=settings.batch_size,
-        accumulation=settings.accumulation,
-        learning_rate=settings.learning_rate,
-        optimiser=settings.optimiser,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup,
-        seed=settings.seed,
-        precision=settings.precision,
-        finished_at=time.time(),
-    )
-
-
-def report_of(result: Result, record: TrainingRecord) -> str:
-    """Return what the node tells of a training, as JSON."""
-    validations = [
-        {"step": step, "bands": [band._asdict() for band in bands]} for step, bands in result.held_out
-    ]
-    return json.dumps({"stopped": result.stopped, "held_out": validations, "training": asdict(record)})
 
 
 NODES = [RealismTrainLoRA]

@@ -7,7 +7,22 @@ from ..realism_core.training.schedule import SCHEDULES
 from ..realism_core.training.settings import PRECISIONS
 from ..realism_core.training.targets import TARGETS
 from .comfy import io
-from .sockets import LossWeight
+from .sockets import LossWeight, RealismTerm
+
+# what most trainings leave as it is: folded away until asked for, where ComfyUI can
+ADVANCED = {
+    "pattern", "optimiser", "schedule", "warmup", "accumulation", "clip_norm", "ema_decay", "lora_dropout",
+    "condition_dropout", "dora", "precision", "buckets", "rank_stabilised", "clamp_rank", "weight_decay",
+    "validate_every", "checkpoint_every", "preview_steps", "preview_cfg", "text_rate",
+}  # fmt: skip
+
+
+def inputs() -> list:
+    """Return all inputs in their order."""
+    together = [*needed(), *refinements(), *safeguards()]
+    for one in together:
+        one.advanced = one.id in ADVANCED or None
+    return together
 
 
 def needed() -> list:
@@ -175,5 +190,23 @@ def safeguards() -> list:
         io.Float.Input(
             "preview_cfg", default=4.0, min=0.0, max=100.0, step=0.1, optional=True,
             tooltip="Guidance of the previews, away from negative; 1: none.",
+        ),
+        RealismTerm.Input(
+            "realism_term", optional=True,
+            tooltip="A second loss that keeps what the model draws within the measures of photographs, from "
+            "Realism Loss Term.",
+        ),
+        io.Clip.Input(
+            "clip", optional=True,
+            tooltip="The model's text encoders, to train them too; needs captions. positive still gives what "
+            "else the model takes, such as sizes.",
+        ),
+        io.String.Input(
+            "captions", optional=True, force_input=True,
+            tooltip="The prompts as texts, for clip: one an image, in order, or one for all.",
+        ),
+        io.Float.Input(
+            "text_rate", default=1.0, min=0.0001, max=10.0, step=0.05, round=False, optional=True,
+            tooltip="The text encoders' share of the learning rate; 0.5 and less is usual.",
         ),
     ]  # fmt: skip

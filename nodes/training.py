@@ -67,26 +67,6 @@ def examples(
     return pair(images, words, weights, masks)
 
 
-def held_out(all_examples: list[LatentExample], count: int) -> tuple[list, list]:
-    """Return (those to train on, `count` of them kept out), spread evenly over those that have a weight.
-
-    Raises ValueError if none would be left.
-    """
-    if not count:
-        return all_examples, []
-    counted = [place for place, example in enumerate(all_examples) if example.weight]
-    if count >= len(counted):
-        raise ValueError(
-            f"held_out is {count} of {len(counted)} images: nothing would be left to train on. Lower it, or "
-            "add images."
-        )
-    kept_out = {counted[(2 * n + 1) * len(counted) // (2 * count)] for n in range(count)}
-    return (
-        [example for place, example in enumerate(all_examples) if place not in kept_out],
-        [example for place, example in enumerate(all_examples) if place in kept_out],
-    )
-
-
 def checkpoint_path(name: str, resume: bool) -> Path | None:
     """Return the checkpoint file of a name below the output folder; None without a name.
 

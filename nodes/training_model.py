@@ -19,6 +19,10 @@ from .comfy import (
     model_noise,
     onto_device,
 )
+from .training_attention import with_gradient
+
+# what networks raise that are given another model's words or latents
+_UNFIT = (RuntimeError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
 
 
 class TrainableModel:
@@ -39,7 +43,10 @@ class TrainableModel:
         onto_device(self.patcher)
         self._inner = self.patcher.model
         self.module = self._inner.diffusion_model
-        self.device, self.dtype = self.patcher.load_device, self._inner.get_dtype_inference()
+        self.device = self.patcher.load_device
+        # as get_dtype_inference has it, which ComfyUI 0.3.75 lacks
+        self.dtype = self._inner.manual_cast_dtype or self._inner.get_dtype()
+        self._room = 0.0
         self._encoded: dict[tuple[int, tuple[int, ...]], dict] = {}
         self._format = _plain_copy(self._inner.latent_format)
 
@@ -61,13 +68,29 @@ class TrainableModel:
         """Bring another model's weights to where it computes without sending this one's away."""
         if not is_on_device(patcher):
             with torch.no_grad():
-                onto_device(self._patcher, patcher)
+                onto_device(self.patcher, patcher, memory=self._room)
+
+    def make_room(self, size: float) -> None:
+        """Have ComfyUI keep bytes of the device free for the training, weights moved off it if need be."""
+        self._room = size
+        with torch.inference_mode(False), torch.no_grad():
+            onto_device(self.patcher, memory=size)
+
+    def forward_memory(self, shape: Sequence[int]) -> float:
+        """Return ComfyUI's own figure of the bytes a forward pass takes, for latents [B,C,...]."""
+        return self._inner.memory_required(list(shape))
 
     def predict(self, noisy: Tensor, sigma: Tensor, conditioning: Sequence[dict]) -> Tensor:
         """Return what the network predicts for noisy [B,...] at sigma [B]: eps, v, x0 or flow."""
-        parts = [self._conditions(one, noisy[:1]) for one in conditioning]
+        return self._predict_for(noisy, sigma, [self._conditions(one, noisy[:1]) for one in conditioning])
+
+    def _predict_for(self, noisy: Tensor, sigma: Tensor, parts: Sequence[dict]) -> Tensor:
+        """Return the prediction for what `model_conditions` gave for each image."""
+        if not is_on_device(self.patcher):  # sent away for a preview, for example
+            self.make_room(self._room)
         options = {**self.patcher.model_options.get("transformer_options", {})}
-        options |= {"cond_or_uncond": [0], "sigmas": sigma}
+        attention = with_gradient(options.get("optimized_attention_override"))
+        options |= {"cond_or_uncond": [0], "sigmas": sigma, "optimized_attention_override": attention}
         with _raw_output(self._inner, self.objective.kind != "edm"):
             return self._inner.apply_model(
                 noisy, sigma, transformer_options=options, **joined_conditions(parts)
@@ -81,7 +104,7 @@ class TrainableModel:
                 self.predict(latent[None].to(self.device), sigma, [conditioning])
         except OUT_OF_MEMORY:
             raise
-        except RuntimeError as error:
+        except _UNFIT as error:
             raise ValueError(
                 f"positive or latents do not fit the model ({error}): encode prompts and images with the "
                 "CLIP and the VAE that belong to it."

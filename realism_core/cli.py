@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import audit, fit_domain, gate, profile, score
+from .commands import audit, fit_domain, gate, profile, score, train
 
-COMMANDS = (score, gate, audit, profile, fit_domain)
+COMMANDS = (score, gate, audit, profile, fit_domain, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

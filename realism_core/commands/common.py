@@ -72,7 +72,8 @@ def scored_rows(
 
 def scorer_digest(definition: str, profile: Profile) -> str:
     """Return a text that differs where scores may: by definition, profile and version of the pack."""
-    what = json.dumps([__version__, definition, profile.to_dict()], sort_keys=True)
+    judged_by = {name: value for name, value in profile.to_dict().items() if name != "soft"}
+    what = json.dumps([__version__, definition, judged_by], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 

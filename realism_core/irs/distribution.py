@@ -19,7 +19,9 @@ STORED_DISTANCES = 1000
 def features(measures: Measures | Tensor) -> Tensor:
     """Return five features [B,5]: log edge density, contrast, energy, variance (floored); the spectrum."""
     table = measures if isinstance(measures, Tensor) else torch.stack(tuple(measures), 1)
-    return torch.cat(((table[:, :4] + table.new_tensor(OFFSETS)).log(), table[:, 4:]), 1)
+    # numbers, not a tensor of them: making one would have the device waited for
+    logs = [(table[:, place] + offset).log() for place, offset in enumerate(OFFSETS)]
+    return torch.stack((*logs, table[:, 4]), 1)
 
 
 class Distribution(NamedTuple):
@@ -99,6 +101,17 @@ class StreamingFit:
             levels = (torch.arange(STORED_DISTANCES, dtype=torch.float64) + 0.5) / STORED_DISTANCES
             distances = torch.quantile(distances, levels)
         return Distribution(n, self.mean.clone(), _shrink(self.scatter / (n - 1), weight), distances)
+
+
+def rank_among(quantiles: Tensor, values: Tensor) -> Tensor:
+    """Return each value's place among ascending quantiles, 0..1: linear between, the middle of equal ones."""
+    values, last = values.contiguous(), len(quantiles) - 1
+    first, after = (torch.searchsorted(quantiles, values, right=right) for right in (False, True))
+    high = first.clamp(1, last)
+    low_value, high_value = quantiles[high - 1], quantiles[high]
+    part = ((values - low_value) / (high_value - low_value)).nan_to_num(0.0).clamp(0, 1)
+    rank = torch.where(after > first, (first + after - 1) / 2, high - 1 + part) / last
+    return torch.where(torch.isnan(values), torch.nan, rank)
 
 
 def _mahalanobis(centred: Tensor, covariance: Tensor) -> Tensor:

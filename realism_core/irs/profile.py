@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..images import to_planes
-from .distribution import Distribution, StreamingFit, features
+from .distribution import Distribution, StreamingFit, features, rank_among
 from .measures import (
     PAPER_SIDE,
     Measures,
@@ -23,7 +23,8 @@ from .measures import (
     measure_reference,
 )
 from .pentagon import check_definition, pentagon_area, radii
-from .stored import distribution_from_dict, distribution_to_dict, numbers, tensor
+from .soft_reference import MIN_CROPS, SoftFit, SoftReference
+from .stored import checked, distribution_from_dict, distribution_to_dict, numbers, tensor
 from .tiles import TILE_SIDES, cut_tiles
 
 FORMAT = "realism-profile"
@@ -49,6 +50,8 @@ class Profile:
     IRS [101].
     detector: what tells these pictures from generated ones, plain JSON values that only
     `realism_core.evidence.domain` reads; or None.
+    soft: what the realism term of a training pulls towards, by the side of its crops in pixels; the same
+    for both definitions. Empty in files of older versions.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Profile:
     irs_quantiles: Tensor
     tiles: dict[int, Distribution] = field(default_factory=dict)
     detector: dict | None = None
+    soft: dict[int, SoftReference] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -81,8 +85,11 @@ class Profile:
         check_definition(definition)
         whole, measured, skipped = StreamingFit(5), StreamingFit(5), 0
         tiles = {side: StreamingFit(5) for side in TILE_SIDES}
+        soft = {side: SoftFit(side) for side in TILE_SIDES}
         for batch in [batches] if isinstance(batches, Tensor) else batches:
             planes = to_planes(batch)
+            for crops in soft.values():
+                crops.update(planes)
             if definition == "paper":
                 planes = fit_paper_size(planes)
                 table = _usable(measure_paper(planes), None)
@@ -118,6 +125,7 @@ class Profile:
             radius_quantiles=torch.quantile(radius, LEVELS, dim=0).T.contiguous(),
             irs_quantiles=torch.quantile(pentagon_area(radius, definition), LEVELS),
             tiles={side: fit.distribution() for side, fit in tiles.items() if fit.count >= MIN_PICTURES},
+            soft={side: crops.reference() for side, crops in soft.items() if crops.count >= MIN_CROPS},
         )
 
     @classmethod
@@ -144,7 +152,7 @@ class Profile:
     def percentiles(self, radius: Tensor) -> Tensor:
         """Return where radii [B,5] lie among the real pictures' radii, [B,5] in 0..1; NaN stays NaN."""
         return torch.stack(
-            [_rank(row, radius[:, i]) for i, row in enumerate(self.radius_quantiles.to(radius))], 1
+            [rank_among(row, radius[:, i]) for i, row in enumerate(self.radius_quantiles.to(radius))], 1
         )
 
     def tile_distribution(self, side: int) -> Distribution:
@@ -155,6 +163,21 @@ class Profile:
                 "pixels. Fit it on larger photographs."
             )
         return self.tiles[min(self.tiles, key=lambda fitted: max(fitted / side, side / fitted))]
+
+    def soft_reference(self, side: int) -> SoftReference:
+        """Return the soft reference of crops of this side; raises ValueError with the sides there are."""
+        if not self.soft:
+            raise ValueError(
+                f"profile {self.name!r} holds no soft reference: an older version of Realism Kit fitted "
+                f"it, or its pictures are smaller than {min(TILE_SIDES)} pixels. Fit it anew, or give "
+                "photographs."
+            )
+        if side not in self.soft:
+            raise ValueError(
+                f"crop is {side} pixels, but profile {self.name!r} holds soft references of crops of "
+                f"{', '.join(map(str, sorted(self.soft)))} pixels: use one of these, or give photographs."
+            )
+        return self.soft[side]
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the profile as readable JSON, atomically; the folder is made if needed. Returns the path."""
@@ -214,6 +237,8 @@ class Profile:
             "whole": distribution_to_dict(self.whole),
             "tiles": {str(side): distribution_to_dict(part) for side, part in self.tiles.items()},
         }
+        if self.soft:
+            data["soft"] = {str(side): part.to_dict() for side, part in self.soft.items()}
         return data if self.detector is None else data | {"detector": self.detector}
 
     @classmethod
@@ -233,8 +258,9 @@ class Profile:
             irs_quantiles=tensor(data["irs_quantiles"], len(LEVELS)),
             tiles={int(side): distribution_from_dict(part) for side, part in data["tiles"].items()},
             detector=data.get("detector"),
+            soft={int(side): SoftReference.from_dict(p) for side, p in data.get("soft", {}).items()},
         )
-        return _check(profile)
+        return checked(profile)
 
 
 @cache
@@ -264,32 +290,3 @@ def _measure_tiles(planes: Tensor, side: int, definition: str) -> Tensor:
     if definition == "paper":
         return _usable(measure_paper(chosen), None)
     return _usable(measure_reference(chosen), channels_equal(chosen))
-
-
-def _rank(quantiles: Tensor, values: Tensor) -> Tensor:
-    """Return each value's place among ascending quantiles, 0..1: linear between, the middle of equal ones."""
-    values, last = values.contiguous(), len(quantiles) - 1
-    first, after = (torch.searchsorted(quantiles, values, right=right) for right in (False, True))
-    high = first.clamp(1, last)
-    low_value, high_value = quantiles[high - 1], quantiles[high]
-    part = ((values - low_value) / (high_value - low_value)).nan_to_num(0.0).clamp(0, 1)
-    rank = torch.where(after > first, (first + after - 1) / 2, high - 1 + part) / last
-    return torch.where(torch.isnan(values), torch.nan, rank)
-
-
-def _check(profile: Profile) -> Profile:
-    """Return the profile, or raise a ValueError if its numbers cannot be those of pictures."""
-    if profile.detector is not None and not isinstance(profile.detector, dict):
-        raise ValueError("a detector that is no object")
-    if profile.count < 1 or min(profile.tiles, default=1) < 1:
-        raise ValueError("a count or a side below 1")
-    for quantiles in (*profile.radius_quantiles, profile.irs_quantiles):
-        if (quantiles.diff() < 0).any():
-            raise ValueError("quantiles out of order")
-    for part in (profile.whole, *profile.tiles.values()):
-        if part.count < 1 or len(part.distances) == 0 or (part.distances.diff() < 0).any():
-            raise ValueError("no distances, or distances out of order")
-        symmetric = torch.allclose(part.covariance, part.covariance.T)
-        if not symmetric or torch.linalg.cholesky_ex(part.covariance).info:
-            raise ValueError("a covariance that is none")
-    return profile

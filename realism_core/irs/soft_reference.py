@@ -16,6 +16,7 @@ from .stored import numbers, tensor
 from .tiles import cut_tiles
 
 MIN_CROPS = 5
+CROPS_PER_PICTURE = 4
 FORMAT = "realism-soft-reference"
 VERSION = 1
 
@@ -47,7 +48,9 @@ class SoftReference:
                 f"{self.side} x {self.side}: crop to that size, or fit the reference at the size used."
             )
         table = features(soft_measures(planes))
-        return (table - self.mean.to(table)) / self.spread.to(table)
+        # a blocking copy would wait for all work that the device has queued
+        mean, spread = (part.to(table, non_blocking=True) for part in (self.mean, self.spread))
+        return (table - mean) / spread
 
     def to_dict(self) -> dict:
         """Return the reference as plain JSON values, numbers with 9 digits."""
@@ -79,8 +82,33 @@ class SoftReference:
         return found
 
 
+class SoftFit:
+    """Takes in pictures one batch at a time and keeps what their crops measure, in constant memory."""
+
+    def __init__(self, side: int, crops_per_picture: int = CROPS_PER_PICTURE) -> None:
+        self.side, self._most = side, crops_per_picture
+        self._fit = StreamingFit(5, capacity=0)
+
+    @property
+    def count(self) -> int:
+        """How many crops there were so far."""
+        return self._fit.count
+
+    def update(self, planes: Tensor) -> None:
+        """Take in uint8 pictures [B,3,H,W]; smaller ones give no crops."""
+        for picture in planes:
+            crops = _even_crops(picture, self.side, self._most)
+            if len(crops):
+                self._fit.update(features(soft_measures(crops.double() / 255)))
+
+    def reference(self) -> SoftReference:
+        """Return what was found; there must have been `MIN_CROPS` crops."""
+        spread = (self._fit.scatter.diagonal() / (self.count - 1)).sqrt().clamp_min(MIN_SPREAD)
+        return SoftReference(self.side, self.count, self._fit.mean.clone(), spread)
+
+
 def fit_soft_reference(
-    batches: Iterable[Tensor] | Tensor, side: int = 256, crops_per_picture: int = 4
+    batches: Iterable[Tensor] | Tensor, side: int = 256, crops_per_picture: int = CROPS_PER_PICTURE
 ) -> SoftReference:
     """Fit a soft reference to batches of photographs [B,H,W,C] in one pass and in constant memory.
 
@@ -93,22 +121,18 @@ def fit_soft_reference(
             f"side is {side} and crops_per_picture {crops_per_picture}: use a side of at least "
             f"{MIN_SOFT_SIDE} pixels and at least one crop a picture."
         )
-    fit, pictures = StreamingFit(5, capacity=0), 0
+    fit, pictures = SoftFit(side, crops_per_picture), 0
     for batch in [batches] if isinstance(batches, Tensor) else batches:
         planes = to_planes(batch)
         pictures += len(planes)
-        for picture in planes:
-            crops = _even_crops(picture, side, crops_per_picture)
-            if len(crops):
-                fit.update(features(soft_measures(crops.double() / 255)))
+        fit.update(planes)
     if fit.count < MIN_CROPS:
         raise ValueError(
             f"a soft reference needs at least {MIN_CROPS} usable crops of {side} x {side} pixels, got "
             f"{fit.count} from {pictures} pictures (small, flat and colourless ones are left out): add "
             "photographs, or lower the side."
         )
-    spread = (fit.scatter.diagonal() / (fit.count - 1)).sqrt().clamp_min(MIN_SPREAD)
-    return SoftReference(side, fit.count, fit.mean.clone(), spread)
+    return fit.reference()
 
 
 def _even_crops(picture: Tensor, side: int, most: int) -> Tensor:

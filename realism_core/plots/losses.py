@@ -16,7 +16,8 @@ WIDTH, LEFT, RIGHT = 640, 76, 620
 MAIN = (60, 250)
 HELD_OUT = (328, 448)
 DOTS = 545
-SMOOTHING = 40  # parts of the run that the smoothed line averages over
+# the running median goes over so many steps, or this share of all, whichever is more
+WINDOW, SHARE = 20, 0.1
 
 HeldOut = Sequence[tuple[int, Sequence[BandLoss]]]
 
@@ -41,8 +42,9 @@ class Axis(NamedTuple):
 def loss_plot(losses: Sequence[float], steps: int, held_out: HeldOut = ()) -> Tensor:
     """Return a plot [1,H,640,3], float32 0..1, of a training's losses by step, and their running median.
 
-    losses: one a step, from the first on. steps: that were asked for: the width of the plot. held_out: the
-    validations so far, as `train` reports them; the first and the latest are drawn below by noise level.
+    losses: one a step, from the first on. steps: that were asked for; the plot shows these, or twice those
+    made if that is less. held_out: the validations so far, as `train` reports them; the first and the latest
+    are drawn below by noise level.
     """
     canvas = Canvas(WIDTH, 500 if held_out else 300)
     values = np.asarray(losses, dtype=float)
@@ -50,13 +52,15 @@ def loss_plot(losses: Sequence[float], steps: int, held_out: HeldOut = ()) -> Te
     smooth = _running_medians(values, places)
     done = f"step {len(values)} of {steps}"
     canvas.text(LEFT, 22, "Loss", 16, anchor="lm")
-    told = f"{done}, running median {smooth[-1]:.3g}" if len(values) else done
+    told = f"{done}, running median {smooth[-1]:.3g}" if np.isfinite(smooth[-1:]).any() else done
     canvas.text(LEFT, 42, told, 12, MUTED, "lm")
-    axis = Axis(*MAIN, *_range(values), steps)
+    end = min(steps, 2 * len(values)) or steps
+    axis = Axis(*MAIN, *_range(values), end)
     _grid(canvas, axis)
     _curves(canvas, values, places, smooth, axis)
-    for share in (0, 0.5, 1):
-        canvas.text(axis.x(share * steps), MAIN[1] + 16, f"{round(share * steps)}", 12, MUTED)
+    for place in dict.fromkeys((0, end // 2, end)):
+        anchor = "rm" if place == end else "mm"
+        canvas.text(axis.x(place), MAIN[1] + 16, f"{place}", 12, MUTED, anchor)
     canvas.text(RIGHT, MAIN[1] + 34, "step", 12, MUTED, "rm")
     if held_out:
         _held_out(canvas, held_out)
@@ -74,6 +78,8 @@ def _curves(canvas: Canvas, losses: np.ndarray, places: np.ndarray, smooth: np.n
     ]
     if len(points) > 1:
         canvas.line(points, PICTURE, 2.4)
+    elif points:
+        canvas.dot(*points[0], 2.4, fill=PICTURE)
 
 
 def _held_out(canvas: Canvas, held_out: HeldOut) -> None:
@@ -97,15 +103,19 @@ def _held_out(canvas: Canvas, held_out: HeldOut) -> None:
         x -= canvas.width_of(label, 12) + 16
     for share, name in ((0, "clean"), (1, "noise")):
         canvas.text(axis.x(share), HELD_OUT[1] + 16, name, 12, MUTED)
-    change = sum(band.loss for band in latest[1]) / max(sum(band.loss for band in first[1]), 1e-30) - 1
-    if len(held_out) > 1:
+    pairs = [(one.loss, other.loss) for one, other in zip(first[1], latest[1], strict=True)]
+    before, after = (sum(losses) for losses in zip(*pairs, strict=True))
+    if len(held_out) > 1 and before > 0 and math.isfinite(before + after):
+        change = after / before - 1
         canvas.text(LEFT, HELD_OUT[1] + 36, f"mean {change:+.1%} since step {first[0]}", 12, TEXT, "lm")
 
 
 def _running_medians(losses: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return the median of the losses shortly before each place: they jump with the noise drawn."""
-    window = max(1, len(losses) // SMOOTHING)
-    return np.asarray([np.median(losses[max(0, place - window) : place]) for place in places])
+    """Return the median of the finite losses around each place: they jump with the noise drawn."""
+    half = max(WINDOW, round(SHARE * len(losses))) // 2
+    around = (losses[max(0, place - half) : place + half] for place in places)
+    finite = (part[np.isfinite(part)] for part in around)
+    return np.asarray([np.median(part) if len(part) else math.nan for part in finite])
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -80,6 +80,11 @@ def check_settings(saved: Mapping[str, Any], current: Mapping[str, Any], path: P
                 f"resume: {path} was trained on another model or other layers: {name} is not what it was. "
                 "Connect that model and choose those targets, or start anew without resume."
             )
+    if saved.pop("images", None) != current.pop("images", None):
+        raise CheckpointError(
+            f"resume: latents, prompts, masks, image weights or held_out are not what they were when {path} "
+            "was written: connect the same again, in the same order, or start anew without resume."
+        )
     before, now = _flat(saved), _flat(current)
     for name in [*now, *before]:
         if before.get(name) != now.get(name):

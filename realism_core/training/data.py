@@ -41,7 +41,7 @@ class Dataset:
             raise ValueError("latents: there are no images to train on: connect at least one.")
         self.examples = [_checked(example, place) for place, example in enumerate(examples, 1)]
         if not any(example.weight for example in self.examples):
-            raise ValueError("weights: every image has weight 0, so nothing would be learned: raise one.")
+            raise ValueError("image_weights: every image has weight 0: nothing would be learned. Raise one.")
         self.buckets: dict[tuple[int, ...], list[int]] = {}
         for index, example in enumerate(self.examples):
             self.buckets.setdefault(tuple(example.latent.shape), []).append(index)
@@ -49,7 +49,7 @@ class Dataset:
             one, other = list(self.buckets)[:2]
             raise ValueError(
                 f"latents: image 1 has the shape {one}, image {self.buckets[other][0] + 1} {other}: turn "
-                "on aspect buckets, or bring all images to one size."
+                "aspect buckets on (`buckets`), or bring all images to one size."
             )
 
     def __len__(self) -> int:
@@ -149,6 +149,27 @@ def pair(
     return [LatentExample(*parts) for parts in zip(latents, conditionings, weights, masks, strict=True)]
 
 
+def held_out(
+    examples: Sequence[LatentExample], count: int
+) -> tuple[list[LatentExample], list[LatentExample]]:
+    """Return (those to train on, `count` of them kept out), spread evenly over those that have a weight.
+
+    Which they are depends on nothing else, so that trainings can be compared. Raises ValueError if none
+    would be left.
+    """
+    counted = [place for place, example in enumerate(examples) if example.weight]
+    if count and count >= len(counted):
+        raise ValueError(
+            f"held_out is {count} of {len(counted)} images: nothing would be left to train on. Lower it, or "
+            "add images."
+        )
+    kept_out = {counted[(2 * n + 1) * len(counted) // (2 * count)] for n in range(count)}
+    return (
+        [example for place, example in enumerate(examples) if place not in kept_out],
+        [example for place, example in enumerate(examples) if place in kept_out],
+    )
+
+
 def _checked(example: LatentExample, place: int) -> LatentExample:
     latent, weight, mask = example.latent, float(example.weight), example.mask
     if latent.ndim < 2 or not latent.numel():
@@ -159,7 +180,7 @@ def _checked(example: LatentExample, place: int) -> LatentExample:
     if not bool(torch.isfinite(latent).all()):
         raise ValueError(f"latents: image {place} holds NaN or infinite values: encode it again.")
     if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"weights: image {place} has {weight}: a weight is a number from 0 on.")
+        raise ValueError(f"image_weights: image {place} has {weight}: a weight is a number from 0 on.")
     if mask is not None:
         mask = _fitted(mask, latent, place)
     return LatentExample(latent.detach(), example.conditioning, weight, mask)

@@ -43,6 +43,9 @@ class Trainable(Protocol):
     def parameters(self) -> Iterable[nn.Parameter]:
         """Return the trained tensors, always in the same order."""
 
+    def rate_groups(self) -> Sequence[tuple[float, Sequence[nn.Parameter]]]:
+        """Return the same in groups, in their order, each with a factor on the learning rate."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return all tensors by name."""
 

@@ -11,13 +11,14 @@ from torch import nn
 SAMPLED = 256
 
 
-@torch.no_grad()
 def layer_fingerprints(layers: Mapping[str, nn.Module]) -> dict[str, str]:
     """Return for each layer by path 16 hex digits of the SHA-256 of numbers spread evenly over its weight.
 
     At most 256 numbers of each weight are read, as float32, so that even large models take no time.
     """
-    return {path: _fingerprint(layer.weight) for path, layer in layers.items()}
+    # in inference mode, ordinary tensors of quantised kinds cannot be detached
+    with torch.inference_mode(False), torch.no_grad():
+        return {path: _fingerprint(layer.weight) for path, layer in layers.items()}
 
 
 def _fingerprint(weight: torch.Tensor) -> str:

@@ -78,6 +78,10 @@ class LoraAdapters:
         """Return the trained parameters, layer by layer."""
         return list(self.named_parameters().values())
 
+    def rate_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """Return the trained parameters with the factor on their learning rate, 1."""
+        return [(1.0, self.parameters())]
+
     def train(self, mode: bool = True) -> LoraAdapters:
         """Switch dropout on or, with mode False, off; returns itself."""
         for adapter in self.layers.values():

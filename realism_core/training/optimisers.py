@@ -13,20 +13,30 @@ OPTIMISERS = ("adamw", "adafactor", "sgd")
 
 
 def make_optimiser(
-    kind: str, parameters: Iterable[Tensor], learning_rate: float, weight_decay: float = 0.0
+    kind: str, parameters: Iterable[Tensor | dict], learning_rate: float, weight_decay: float = 0.0
 ) -> Optimizer:
     """Return an optimiser whose step never waits for the device.
 
     kind: adamw (two numbers a weight), adafactor (one a row and one a column), sgd (momentum 0.9, one
-    number a weight). Raises ValueError for another kind.
+    number a weight). parameters: or groups of them, as torch takes these. Raises ValueError for another kind.
     """
     if kind == "adamw":
-        return AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+        return _adamw(parameters, learning_rate, weight_decay)
     if kind == "adafactor":
         return Adafactor(parameters, learning_rate, weight_decay)
     if kind == "sgd":
         return SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
     raise ValueError(f"optimiser is {kind!r}; use one of {', '.join(OPTIMISERS)}.")
+
+
+def _adamw(parameters: Iterable[Tensor | dict], lr: float, weight_decay: float) -> AdamW:
+    """Return AdamW that makes its step in one kernel where torch has it for the device."""
+    given = [dict(group) if isinstance(group, dict) else group for group in parameters]
+    copies = [dict(group) if isinstance(group, dict) else group for group in given]
+    try:
+        return AdamW(given, lr=lr, weight_decay=weight_decay, fused=True)
+    except RuntimeError:
+        return AdamW(copies, lr=lr, weight_decay=weight_decay)
 
 
 def state_numbers(kind: str, shape: Sequence[int]) -> int:
@@ -45,7 +55,7 @@ class Adafactor(Optimizer):
     1804.04235, algorithms 4 and 5, with decay 1 - t^-0.8 and clipping of the update at RMS 1.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(self, parameters: Iterable[Tensor | dict], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -132,8 +132,9 @@ class RealismLoss:
         added = torch.zeros(len(x0), device=x0.device)
         if len(open_rows) == 0:
             return added
-        rows = open_rows.to(x0.device)
+        # a blocking copy would wait for all work that the device has queued
+        rows = open_rows.to(x0.device, non_blocking=True)
         images = decode_crop(self.decode, x0[rows], self.crop, generator)
         term = realism_term(images, self.reference, self.tolerance)
-        factor = (gate[open_rows] * self.weight).to(term)
+        factor = (gate[open_rows] * self.weight).to(term, non_blocking=True)
         return added.to(term).index_put((rows,), factor * term)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from .forwards import Forward, exchanged_forwards
+from .norm_inputs import copied_norm_inputs
 
 _CONTAINERS = (nn.ModuleList, nn.Sequential)
 
@@ -39,32 +43,22 @@ def recomputed(module: nn.Module) -> Iterator[int]:
             "recompute: this model has no repeated blocks whose activations could be computed again. Turn "
             "it off; lower batch_size if memory is short."
         )
-    try:
-        for block in blocks:
-            block.forward = _Recomputing(block.forward, block.__dict__.get("forward"))
+    # what checkpointing keeps is not watched for changes in place
+    with exchanged_forwards(blocks, _recomputing), copied_norm_inputs(module):
         yield len(blocks)
-    finally:
-        for block in blocks:
-            wrapped = block.__dict__.get("forward")
-            if isinstance(wrapped, _Recomputing):
-                if wrapped.own is None:
-                    del block.forward
-                else:
-                    block.forward = wrapped.own
 
 
-class _Recomputing:
-    """A block's forward that keeps its inputs only; own: the one that was set on the instance, if any."""
+def _recomputing(block: nn.Module, forward: Forward) -> Forward:
+    """Return a block's forward that keeps its inputs only."""
 
-    def __init__(self, forward, own) -> None:
-        self.forward, self.own = forward, own
-
-    def __call__(self, *args, **kwargs):
-        return checkpoint(self._on_copies, *args, use_reentrant=False, **kwargs)
-
-    def _on_copies(self, *args, **kwargs):
+    def on_copies(*args: Any, **kwargs: Any) -> Any:
         # some models (Flux) add to their inputs in place, and these are what is computed from again
-        return self.forward(*map(_copy, args), **{name: _copy(value) for name, value in kwargs.items()})
+        return forward(*map(_copy, args), **{name: _copy(value) for name, value in kwargs.items()})
+
+    def recomputing(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(on_copies, *args, use_reentrant=False, **kwargs)
+
+    return recomputing
 
 
 def _copy(value: object) -> object:

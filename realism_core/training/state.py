@@ -53,9 +53,8 @@ class TrainState:
         self.parameters = list(adapters.parameters())
         if not self.parameters:
             raise ValueError("adapters: no layer is trained: choose other targets.")
-        self.optimiser = make_optimiser(
-            settings.optimiser, self.parameters, settings.learning_rate, settings.decay
-        )
+        groups = [{"params": list(group), "factor": factor} for factor, group in adapters.rate_groups()]
+        self.optimiser = make_optimiser(settings.optimiser, groups, settings.learning_rate, settings.decay)
         self.ema = Ema(self.parameters, settings.ema_decay) if settings.ema_decay else None
         self.live = [*(p.detach() for p in self.parameters), *(self.ema.averages if self.ema else ())]
         self.good = [tensor.clone() for tensor in self.live]
@@ -72,7 +71,7 @@ class TrainState:
         self.settled = False
         self.record[0, place], self.record[1, place] = loss, norm
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.ema:

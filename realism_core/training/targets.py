@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from .layout_names import is_text
+
 TARGETS = ("attention", "cross_attention", "feed_forward", "all", "pattern")
 EXAMPLES = 6  # paths that a message shows
 
 _ATTENTION = r"(\w+_)?(attn|attention)(_?\d+)?|\w*Attention"
 _CROSS = r"cross_?(attn|attention)\w*|EncDecAttention"
-_FEED_FORWARD = (
-    r"(ff|ffn|mlp|feed_?forward)(_\w+)?|\w+_(ff|ffn|mlp|feed_?forward)|DenseReluDense"
-)
+_FEED_FORWARD = r"(ff|ffn|mlp|feed_?forward)(_\w+)?|\w+_(ff|ffn|mlp|feed_?forward)|DenseReluDense"
 # one matrix for attention and feed-forward: Flux, HunyuanVideo
 _FUSED = r"(^|\.)single_blocks\.\d+\.linear[12]$"
 _EMBEDDER = r"embed"
@@ -79,6 +79,50 @@ def choose_layers(module: nn.Module, targets: str = "attention", pattern: str = 
     return chosen
 
 
+def choose_text_layers(module: nn.Module, targets: str = "attention") -> dict[str, nn.Module]:
+    """Return the layers of text encoders that a choice of targets stands for, by path, in their order.
+
+    module: holds the encoders as ComfyUI does, clip_l.transformer..., t5xxl.transformer... . targets: as for
+    `choose_layers`, but for two: `cross_attention`, which encoders do not have, stands for their attention,
+    and `all` for attention and feed-forward, the layers that LoRA files have names for; `pattern` is not
+    among them (see `split_pattern`). Raises ValueError where nothing is met, naming the encoders.
+    """
+    layers = _text_layers(module)
+    chosen = {path: layer for path, layer in layers.items() if _TEXT_KINDS[targets](path, layers)}
+    if not chosen:
+        encoders = ", ".join(name for name, _ in module.named_children()) or type(module).__name__
+        there = f"Paths there look like {_examples(layers)}." if layers else "It cannot be trained here."
+        raise ValueError(
+            f"clip: the text encoder {encoders} has no {targets} layers by name. {there} Choose other "
+            "targets or disconnect clip."
+        )
+    return chosen
+
+
+def split_pattern(network: nn.Module, encoders: nn.Module, pattern: str) -> tuple[str, list[str]]:
+    """Return a pattern for the network alone, and the paths of the text encoders' layers that it means.
+
+    Each line counts where it meets layers; the first is "" where none meets the network. Raises ValueError
+    for a line that meets none, and where no line meets an encoder.
+    """
+    layers, text = adaptable_layers(network), _text_layers(encoders)
+    _by_pattern({**layers, **text}, pattern)
+    lines = [line.strip() for line in pattern.splitlines() if line.strip()]
+    paths = [path for path in text if any(_matcher(line)(path) for line in lines)]
+    if not paths:
+        raise ValueError(
+            f"clip: the pattern names no layer of the text encoder. Paths there look like {_examples(text)}. "
+            "Add a line for it, or disconnect clip."
+        )
+    return "\n".join(line for line in lines if any(map(_matcher(line), layers))), paths
+
+
+def _text_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers in the blocks of text encoders: those that LoRA files have names for."""
+    layers = {path: layer for path, layer in adaptable_layers(module).items() if is_text(path)}
+    return {path: layer for path, layer in layers.items() if _innermost(path)[1]}
+
+
 def _is_attention(path: str, layers: dict[str, nn.Module]) -> bool:
     return _innermost(path)[1] == "attention" or re.search(_FUSED, path) is not None
 
@@ -103,6 +147,13 @@ _KINDS: dict[str, Callable[[str, dict[str, nn.Module]], bool]] = {
     "attention": _is_attention,
     "cross_attention": _is_cross_attention,
     "feed_forward": _is_feed_forward,
+}
+
+
+_TEXT_KINDS = {
+    **_KINDS,
+    "cross_attention": _is_attention,
+    "all": lambda path, layers: True,
 }
 
 

@@ -18,12 +18,18 @@ OUTPUTS = {
         "unknown", "unknown_scores", "unknown_latents", "unknown_masks", "unknown_count",
     ),
     "RealismScoreColumn": ("scores",),
-    "RealismTrainLoRA": ("model", "lora", "loss", "steps"),
+    "RealismTrainLoRA": ("model", "lora", "loss", "steps", "plot", "previews", "report", "clip"),
     "RealismSaveLoRA": ("path",),
     "RealismRetry": ("images", "latents", "scores", "attempts_used", "seeds"),
     "RealismSaveImages": ("images",),
     "RealismDegrade": ("images", "setting"),
     "RealismLossWeight": ("weight", "plot", "report"),
+    "RealismLossTerm": ("term",),
+    "RealismScoreWeights": ("weights", "report", "plot"),
+    "RealismFaceAttributes": ("attributes", "text"),
+    "RealismFaceMask": ("mask", "preview"),
+    "RealismEditFaceMask": ("mask", "preview"),
+    "RealismFaceMaskParts": ("mask", "masks"),
 }  # fmt: skip
 DEFAULTS = {
     "TestImages": {"kind": "noise", "batch": 1, "height": 64, "width": 64, "channels": 3, "seed": 0},
@@ -31,7 +37,9 @@ DEFAULTS = {
     "TestLatents": {"extras": True},
     "TestFloats": {"kind": "floats"},
     "TestVideoLatents": {"videos": 1, "frames": 6, "sound": False},
+    "TestNoiseLatents": {"seeds": "1,2", "channels": 16, "side": 8},
     "TestConditioning": {"width": 768, "pooled": 0, "tokens": 8, "seed": 0},
+    "TestQuantisedModel": {"form": "float8_e4m3fn", "fast": False},
     "TestMask": {"batch": 1, "height": 64, "width": 64, "fill": -1.0},
     "RealismScore": {"definition": "reference"},
     "RealismMap": {"definition": "reference", "tile": 32, "stride": 16},
@@ -51,6 +59,11 @@ DEFAULTS = {
     "RealismLossWeight": {
         "kind": "p2", "k": 1.0, "gamma": 1.0, "mode": "exact", "normalise": True, "timesteps": "uniform",
     },
+    "RealismLossTerm": {"weight": 1.0, "crop": 64, "snr_low": 5.0, "snr_high": 50.0, "tolerance": 1.0},
+    "RealismScoreWeights": {"metric": "typicality", "kind": "rank", "value": 1.0},
+    "RealismFaceMask": {"palette": "auto"},
+    "RealismEditFaceMask": {"part": "hair", "action": "move", "dx": 0.0, "dy": 0.0, "pixels": 8},
+    "RealismFaceMaskParts": {"parts": "hair", "on_empty": "error"},
 }
 
 

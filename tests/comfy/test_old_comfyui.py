@@ -9,6 +9,8 @@ from PIL import Image
 
 from devtools.server import ComfyServer
 from tests.comfy.graphs import OUTPUTS, Graph, done, shown
+from tests.comfy.searches import Checkpoints
+from tests.comfy.trainings import at_step, ended, interrupted_files, trained
 
 
 def test_nodes_are_listed(old_server: ComfyServer) -> None:
@@ -66,3 +68,27 @@ def test_fit_then_load(old_server: ComfyServer) -> None:
     who, irs = graph.show(profile), graph.show(scored["irs"])
     run = done(old_server.run(graph))
     assert shown(run, who)[0]["count"] == 6 and shown(run, irs)[0] > 0
+
+
+@pytest.mark.parametrize("kind", ["sd15_noclip", "sd3"])
+def test_a_training_goes_on(old_server: ComfyServer, checkpoints: Checkpoints, kind: str) -> None:
+    options = {"seeds": "1,2,3", "held_out": 1, "vae": True, "preview_cfg": 1.0, "preview_steps": 2}
+    whole = trained(old_server, checkpoints, kind, steps=4, **options)
+    trained(old_server, checkpoints, kind, steps=2, checkpoint=kind, **options)
+    resumed = trained(old_server, checkpoints, kind, steps=4, checkpoint=kind, resume=True, **options)
+    assert resumed.tensors == whole.tensors and resumed.losses == whole.losses
+    assert whole.pictures["shape"] == [2, 64, 64, 3] and len(set(whole.pictures["digests"])) == 2
+    assert [one["step"] for one in whole.report["held_out"]] == [0, 4]
+
+
+def test_a_training_is_stopped_or_cancelled(old_server: ComfyServer, checkpoints: Checkpoints) -> None:
+    """Stop and keep succeeds; Cancel saves and ends the workflow."""
+    said = []
+    press = at_step(20, lambda: said.append(old_server.post("/realism/stop_and_keep", {})))
+    kept = trained(old_server, checkpoints, steps=5000, on_event=press)
+    assert said == [{"stopping": True}] and kept.report["stopped"] and 20 <= len(kept.losses) < 5000
+    cancel = at_step(20, lambda: old_server.post("/interrupt", {}))
+    how, message = ended(old_server, checkpoints, steps=4999, on_event=cancel)
+    assert how == "execution_interrupted", message
+    (file,) = interrupted_files(old_server)
+    assert 20 <= int(file.name.split("_")[2]) < 4999

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import json
-import struct
 
 import pytest
 
 from devtools.client import Run
 from devtools.server import ComfyServer
-from tests.comfy.graphs import Graph, Node, done, failure, shown, status
+from tests.comfy.graphs import Graph, done, failure, shown, status
 from tests.comfy.searches import Checkpoints, loaded
+from tests.comfy.trainings import interrupted_files, learned_from, metadata, sampled, training
 
 TRAINED = {"sd15_noclip": "eps", "koala_vpred": "v", "sd3": "flow", "flux": "flow"}
-
-
-def learned_from(graph: Graph, parts: dict, batch: int = 2) -> Node:
-    """Add latents to learn from."""
-    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=batch)
-    return sampled(graph, parts, parts["model"], latent, seed=3)
-
-
-def sampled(graph: Graph, parts: dict, model: list | Node, latent: Node, seed: int = 11) -> Node:
-    return graph.add(
-        "KSampler", model=model, positive=parts["positive"], negative=parts["negative"], latent_image=latent,
-        seed=seed, steps=2, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0,
-    )  # fmt: skip
-
-
-def training(graph: Graph, parts: dict, **inputs) -> Node:
-    latents = inputs.pop("latents", None) or learned_from(graph, parts)
-    return graph.add(
-        "RealismTrainLoRA",
-        **{"model": parts["model"], "positive": parts["positive"], "latents": latents, **inputs},
-    )
 
 
 def values(run: Run, id: str) -> list[float]:
@@ -110,17 +89,11 @@ def test_the_loss_falls(server: ComfyServer, checkpoints: Checkpoints) -> None:
     assert sum(losses[-15:]) < 0.9 * sum(losses[:15])
 
 
-def metadata(path) -> dict[str, str]:
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    return json.loads(content[8 : 8 + length])["__metadata__"]
-
-
 def test_cancel_saves_what_was_trained(server: ComfyServer, checkpoints: Checkpoints) -> None:
     graph = Graph()
     parts = loaded(graph, server, checkpoints, "sd3")
     trained = training(graph, parts, steps=5000)
-    told = graph.show(trained["steps"])
+    told, files = graph.show(trained["steps"]), len(interrupted_files(server))
 
     def press(name: str, data: dict) -> None:
         if name == "progress" and data["node"] == trained.id and data["value"] >= 20:
@@ -128,8 +101,8 @@ def test_cancel_saves_what_was_trained(server: ComfyServer, checkpoints: Checkpo
 
     run = server.run(graph, on_event=press)
     assert status(run) == "execution_interrupted" and told not in run.entry["outputs"]
-    (file,) = (server.base / "output" / "loras").glob("realism_interrupted_*.safetensors")
-    steps = int(json.loads(metadata(file)["realism.steps"]))
+    (file,) = interrupted_files(server)[files:]
+    steps = int(metadata(file)["realism.steps"])
     assert f"_{steps}_steps_" in file.name and 20 <= steps < 5000
     graph = Graph()
     parts = loaded(graph, server, checkpoints, "sd3")
@@ -149,11 +122,24 @@ def test_conditioning_of_another_model_is_refused(server: ComfyServer, checkpoin
     assert "positive or latents do not fit the model" in message and "CLIP" in message
 
 
-def test_flux_without_recompute_is_refused(server: ComfyServer, checkpoints: Checkpoints) -> None:
+def test_flux_trains_the_same_with_and_without_recompute(
+    server: ComfyServer, checkpoints: Checkpoints
+) -> None:
+    """Its blocks add to their inputs in place, which autograd by itself refuses."""
     graph = Graph()
     parts = loaded(graph, server, checkpoints, "flux")
-    graph.show(training(graph, parts)["steps"])
-    assert "turn recompute on" in failure(server.run(graph))
+    latents = learned_from(graph, parts)
+    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    ids = [graph.show(sampled(graph, parts, parts["model"], latent))]
+    for recompute in (False, True):
+        trained = training(
+            graph, parts, latents=latents, recompute=recompute, optimiser="sgd", learning_rate=1e-2,
+            targets="all", steps=8,
+        )  # fmt: skip
+        ids.append(graph.show(sampled(graph, parts, trained["model"], latent)))
+    run = done(server.run(graph))
+    before, plain, recomputed = (values(run, id) for id in ids)
+    assert far(plain, before) > 1e-4 and far(plain, recomputed) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -184,6 +170,8 @@ def test_bad_input_is_refused(
         {"optimiser": "sgd"}, {"ema_decay": 0.9}, {"lora_dropout": 0.5}, {"accumulation": 2},
         {"clip_norm": 1e-3}, {"schedule": "cosine"}, {"warmup": 2}, {"targets": "pattern", "pattern": "*qkv"},
         {"precision": "bf16"}, {"seed": 2}, {"alpha": 8.0}, {"targets": "feed_forward"},
+        {"rank_stabilised": True}, {"rank": 100, "clamp_rank": True}, {"weight_decay": 0.5},
+        {"image_weights": "1,3"},
     ],
     ids=str,
 )  # fmt: skip
@@ -196,6 +184,8 @@ def test_every_option_makes_another_lora(
         inputs = {**inputs, "negative": parts["negative"]}
     if "masks" in inputs:
         inputs = {"masks": graph.add("TestMask", batch=2, height=64, width=64)}
+    if "image_weights" in inputs:
+        inputs = {"image_weights": graph.add("TestFloats", values=inputs["image_weights"])}
     latents = learned_from(graph, parts)
     latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
     ids = []

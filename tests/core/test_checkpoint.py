@@ -223,15 +223,15 @@ def test_a_gradient_that_is_no_number_stops_too() -> None:
 def test_weights_that_became_infinite_are_not_kept(tmp_path: Path, monkeypatch) -> None:
     make = state_module.make_optimiser
 
-    def wild(kind, parameters, *numbers):
-        optimiser = make(kind, parameters, *numbers)
+    def wild(kind, groups, *numbers):
+        optimiser = make(kind, groups, *numbers)
         honest, steps = optimiser.step, []
 
         def step():
             honest()
             steps.append(1)
             if len(steps) == 8:
-                parameters[0].data.fill_(math.inf)
+                groups[0]["params"][0].data.fill_(math.inf)
 
         optimiser.step = step
         return optimiser
@@ -333,7 +333,7 @@ CHANGES = {
     "seed was 0 .* is 1 now": {"settings": {"seed": 1}},
     "optimiser was 'adamw' .* is 'sgd' now": {"settings": {"optimiser": "sgd"}},
     "loss_weight.kind was 'constant' .* is 'p2' now": {"loss_weight": LossWeight()},
-    "images was ": {"data": toy_data(7, (6, 8), seed=3)},
+    "latents, prompts, masks, image weights or held_out": {"data": toy_data(7, (6, 8), seed=3)},
     "base was 'one' .* is 'two' now": {"about": {"base": "two"}},
 }
 

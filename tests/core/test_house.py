@@ -24,7 +24,7 @@ CORE = {
     "gate": {"", "irs", "evidence"},
     "conditioning": {""},
     "training": {"", "irs", "evidence", "conditioning"},
-    "plots": {"", "irs", "evidence", "gate", "training"},
+    "plots": {"", "irs", "evidence", "gate", "training", "conditioning"},
     "evaluation": {"", "irs", "evidence", "conditioning"},
     "commands": {"", "irs", "evidence", "gate", "conditioning", "training", "plots", "evaluation"},
 }
@@ -161,6 +161,8 @@ sys.addaudithook(audit)
 with Watch():
     import realism_core.irs, realism_core.evidence, realism_core.gate, realism_core.plots
     import realism_core.pictures, realism_core.saving
+    import realism_core.conditioning.attributes, realism_core.conditioning.mask_edits
+    import realism_core.conditioning.mask_pictures, realism_core.plots.mask
 print("\\n".join(seen))
 """
 

@@ -74,6 +74,10 @@ def set_at(data: dict, path: tuple, value: object) -> None:
 
 
 DAMAGES = {
+    "soft references are a list": (("soft",), [1]),
+    "soft reference under another side": (("soft", "64", "side"), 128),
+    "soft reference without spread": (("soft", "64", "spread"), [0.0] * 5),
+    "soft reference of another version": (("soft", "64", "version"), 9),
     "NaN inside": (("means", 2), math.nan),
     "infinity inside": (("whole", "mean", 0), math.inf),
     "a word for a number": (("whole", "mean", 0), "much"),

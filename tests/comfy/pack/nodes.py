@@ -10,13 +10,24 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 from torch import Tensor
 
+from .attention import TestBlindAttention
 from .conditioning import TestConditioning
 from .floats import TestFloat, TestFloats
+from .latents import TestLatentsThatCancel, TestNoiseLatents
 from .lists import TestListOfTwo, TestText, TestVideoLatents
 from .loras import TestAddDeltas
 from .pictures import KINDS, picture_batch
+from .quantised import (
+    TestFreeMemory,
+    TestPartlyLoaded,
+    TestQuantisedModel,
+    TestRoom,
+    TestWeightDigest,
+)
 from .sampling import TestTrouble
-from .training import TestPrediction
+from .terms import TestDecoder, TestTerm, TestWeights
+from .text_training import TestSmallClip, TestTextTraining
+from .training import TestNetworkCall, TestPrediction, TestTrainedModel
 from .vaes import TestReconstruction, TestVae
 
 Scores = io.Custom("REALISM_SCORES")
@@ -206,6 +217,8 @@ class RealismTestNodes(ComfyExtension):
         return [
             TestImages, TestImageList, TestLatents, TestMask, TestSetColumn, TestShow, TestReconstruction,
             TestVae, TestConditioning, TestFloat, TestFloats,
-            TestTrouble, TestListOfTwo, TestVideoLatents, TestText, TestAddDeltas,
-            TestPrediction,
+            TestTrouble, TestListOfTwo, TestVideoLatents, TestText, TestAddDeltas, TestNoiseLatents,
+            TestQuantisedModel, TestWeightDigest, TestPartlyLoaded, TestRoom, TestFreeMemory,
+            TestNetworkCall, TestLatentsThatCancel, TestTrainedModel, TestPrediction, TestDecoder, TestTerm,
+            TestBlindAttention, TestWeights, TestSmallClip, TestTextTraining,
         ]  # fmt: skip
