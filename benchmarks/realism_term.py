@@ -3,6 +3,11 @@
 LoRAs are trained from one start, on the same crops, noise and timesteps, with the term at several weights,
 with the published 1 / IRS, and with neither; then the held-out diffusion loss and how typical the samples
 are of the photographs trained on (hard measures of 8-bit pictures, not those that the term sees).
+
+Measured (3 seeds, mean and 95 % interval): the published form gives bit for bit
+the LoRA without a term. Held-out loss and typicality (0.069 without) change by +0.40 % +- 0.17 and +0.010
++- 0.011 at weight 0.1, by +1.53 % +- 0.81 and +0.022 +- 0.017 at 0.2, by +3.25 % +- 2.13 and +0.031
++- 0.021 at 0.3. All figures and what limits them: docs/realism-term.md.
 """
 
 from __future__ import annotations

@@ -82,8 +82,10 @@ class RealismEditFaceMask(io.ComfyNode):
 def _edited(mask: SemanticMask, parts, action, dx, dy, pixels, into) -> SemanticMask:
     if action == "move":
         return mask_edits.move(mask, parts, dx, dy)
-    if action in ("grow", "shrink"):
-        return getattr(mask_edits, action)(mask, parts, pixels)
+    if action == "grow":
+        return mask_edits.grow(mask, parts, pixels)
+    if action == "shrink":
+        return mask_edits.shrink(mask, parts, pixels)
     if action == "mirror":
         return mask_edits.mirror(mask, parts if len(parts) < CLASSES else None)
     if action == "drop" and not into.strip():

@@ -119,7 +119,7 @@ class RealismLossTerm(io.ComfyNode):
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model to be trained."),
                 io.Float.Input(
-                    "weight", default=0.01, min=0.0, max=1000.0, step=0.001, round=False,
+                    "weight", default=0.1, min=0.0, max=1000.0, step=0.001, round=False,
                     tooltip="Lambda, the factor of the term; 0 switches it off and costs nothing.",
                 ),
                 io.Int.Input(

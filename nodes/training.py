@@ -54,6 +54,8 @@ def examples(
 ) -> list[LatentExample]:
     """Return the images with what belongs to each; raises ValueError naming the input whose number is off."""
     images = [image for latent in latents for image in model.latents(latent["samples"])]
+    if not images:
+        raise ValueError("latents: there are no images to train on: connect at least one.")
     masks = None if masks is None else [mask for batch in masks for mask in batch]
     given = {"positive": positive, "masks": masks, "image_weights": weights}
     for name, values in given.items():

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .masks import SemanticMask, counted
+from .masks import CLASSES, SemanticMask, counted
 from .regions import titles
 from .vocabulary import CLASS_NAMES, LABELS, MASK_CLASSES
 
@@ -22,7 +22,8 @@ _BISENET = (
 PALETTES = ("auto", "labels", "bisenet labels", "colours")
 # two colours of the palette are at least 51 apart in some channel
 MAX_TOLERANCE = 25
-_WHOLE = 0.1
+# how far off a label and the ends of a mask may be: some versions of ComfyUI load a grey 255 as 254
+_WHOLE, _END = 0.2, 0.01
 
 
 def from_picture(pictures: Tensor, palette: str = "auto", tolerance: int = 0) -> SemanticMask:
@@ -69,8 +70,8 @@ def from_parts(parts: Mapping[int, Tensor], below: SemanticMask | None = None) -
     """Return the mask of masks [B,H,W] in 0..1 by label, each laid over those of lower labels.
 
     That is the order of the data set's own code. What none covers is as in the mask `below`, or background.
-    Masks and `below` of batch 1 serve all pictures. Hard if all are 0 or 1. Raises ValueError for sizes and
-    batches that differ, values outside 0..1 and masks that are all empty, naming the parts.
+    Masks and `below` of batch 1 serve all pictures. Hard if all are 0 or 1, within 0.01. Raises ValueError
+    for sizes and batches that differ, values outside 0..1 and masks that are all empty, naming the parts.
     """
     if not parts:
         raise ValueError("parts: there is no mask: connect at least one.")
@@ -87,6 +88,7 @@ def from_parts(parts: Mapping[int, Tensor], below: SemanticMask | None = None) -
         low, high = torch.aminmax(part.to(torch.float32))
         if not (low >= 0 and high <= 1):
             raise ValueError(f"parts: {titles([label])} has values from {low:g} to {high:g}: use 0 to 1.")
+    parts = {label: _with_sharp_ends(part) for label, part in parts.items()}
     if not any(part.any() for part in parts.values()):
         raise ValueError(f"parts: {titles(sorted(parts))} cover nothing: paint at least one of them.")
     first = next(iter(parts.values()))
@@ -100,9 +102,8 @@ def from_parts(parts: Mapping[int, Tensor], below: SemanticMask | None = None) -
         return SemanticMask.from_labels(labels)
     classes = below.classes.to(first.device).repeat(count // len(below), 1, 1, 1)
     for label in sorted(parts):
-        part = parts[label].to(torch.float32)
-        classes *= 1 - part[:, None]
-        classes[:, label] += part
+        classes *= 1 - parts[label][:, None]
+        classes[:, label] += parts[label]
     return SemanticMask.from_classes(classes)
 
 
@@ -138,14 +139,14 @@ def read_parts(folder: Path, number: int) -> SemanticMask:
 
 def _from_grey(levels: Tensor, palette: str) -> SemanticMask:
     labels = levels.round()
-    between = (levels - labels).abs() > _WHOLE
+    between = ((levels - labels).abs() > _WHOLE) & (levels < CLASSES)
     if between.any():
         raise ValueError(
             f"label_map has values between two labels ({counted(levels, between, 'the value')}): it was "
             "resized smoothly or compressed. Load it as saved, from a lossless file."
         )
     labels = labels.to(torch.int64)
-    if set(torch.unique(labels).tolist()) == {0, 255}:
+    if ((labels == 0) | (labels >= 254)).all() and labels.any():
         raise ValueError(
             "label_map is black and white, which is the mask of one part: connect it to parts and name the "
             "part in part_names."
@@ -193,6 +194,11 @@ def _farthest_channel(found: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for each colour [N,3], how far in its worst channel the nearest of colours is, and which."""
     parts = [(part[:, None] - colours).abs().amax(-1).min(1) for part in found.split(65536)]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+
+def _with_sharp_ends(part: Tensor) -> Tensor:
+    part = part.to(torch.float32)
+    return torch.where(part < _END, 0.0, torch.where(part > 1 - _END, 1.0, part))
 
 
 def _check_alike(told: Mapping[str, str], fix: str) -> None:

@@ -39,7 +39,7 @@ def seed_own_dice(device: torch.device, seed: int) -> None:
     """Seed torch's global dice for a device.
 
     torch.manual_seed also takes down the call stack for every kind of device that the machine lacks, which
-    takes milliseconds.
+    takes longer than a small layer.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)

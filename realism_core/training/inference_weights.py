@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def inner_tensors(tensor: Tensor) -> dict[str, Tensor]:
     if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
         return {}
     names, _ = tensor.__tensor_flatten__()
-    return {name: getattr(tensor, name) for name in names}
+    return {name: attrgetter(name)(tensor) for name in names}
 
 
 def _is_to_be_lent(value: object) -> bool:

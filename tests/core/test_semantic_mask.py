@@ -55,6 +55,13 @@ def test_a_soft_mask(mask: SemanticMask) -> None:
     assert np.allclose(mask.coverage().numpy(), classes.astype(np.float64).mean((2, 3)), rtol=1e-9)
 
 
+def test_of_equal_shares_the_higher_label_is_the_strongest() -> None:
+    classes = torch.zeros(1, CLASSES, 1, 3)
+    for place, equal in enumerate([(0, 13), (1, 4, 7), (0, 18)]):
+        classes[0, list(equal), 0, place] = 1 / len(equal)
+    assert SemanticMask.from_classes(classes).labels.tolist() == [[[13, 7, 18]]]
+
+
 @settings(deadline=None)
 @given(soft_masks(), st.sets(st.integers(0, 18), min_size=1))
 def test_regions_add_up(mask: SemanticMask, labels: set[int]) -> None:

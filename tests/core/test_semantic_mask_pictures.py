@@ -128,6 +128,18 @@ def test_a_compressed_picture_can_be_read_with_tolerance_or_says_why_not() -> No
     assert "no class has" in message and "lossless" in message
 
 
+@settings(deadline=None)
+@given(label_maps(st.integers(0, 18)))
+def test_pictures_that_lost_the_last_of_255_levels(labels: torch.Tensor) -> None:
+    """As ComfyUI 0.30 loads grey PNGs."""
+    dimmed = picture(labels.numpy()) * 254 / 255
+    assert torch.equal(from_picture(dimmed).labels, labels)
+    part = torch.isin(labels, torch.tensor([1, 13])).float()
+    if part.any():
+        made = from_parts({HAIR: part * 254 / 255})
+        assert made.is_hard and torch.equal(made.region(["hair"]), part)
+
+
 @pytest.mark.parametrize(("value", "count"), [(19, 1), (255, 7), (100, 64)])
 def test_unknown_labels_are_named_with_their_pixels(value: int, count: int) -> None:
     labels = face().numpy()[None].copy()
@@ -163,7 +175,7 @@ def test_pictures_that_are_no_masks(images: torch.Tensor, options: tuple, words:
 
 
 BINARY = st.sampled_from([0.0, 1.0])
-SHARES = st.one_of(BINARY, st.floats(0, 1, width=32))
+SHARES = st.one_of(BINARY, st.floats(0.015625, 0.984375, width=32))
 
 
 @st.composite
@@ -318,6 +330,15 @@ def test_previews_of_a_batch_have_one_legend() -> None:
     assert len(both) == 2 and torch.equal(both[1:], mask_preview(mask[1:]))
     assert not torch.equal(both[:1], mask_preview(mask[:1])[:, : both.shape[1], : both.shape[2]])
     assert mask_preview(mask.resized(16, 16, soft=True)).shape == both.shape
+
+
+def test_a_single_pixel_stands_in_the_legend() -> None:
+    labels = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    one = mask_preview(SemanticMask.from_labels(labels))
+    labels[0, 5, 5] = HAT
+    two = mask_preview(SemanticMask.from_labels(labels))
+    # its row of the legend, below that of the background
+    assert (one[:, 52:72, 470:] - two[:, 52:72, 470:]).abs().max() > 0.5
 
 
 def test_percentages() -> None:
