@@ -13,12 +13,12 @@ An interval is the wider of two: Student's t over three seeds (adapters, order, 
 people. The feature distance is `_p2_features`. Finished runs are kept in the user's cache for as long as
 sizes, pictures and what the code computes stay the same, so that a second call only prints.
 
-On a 2-core Intel Xeon, one thread, 24 GiB, torch 2.13 CPU; 11 minutes of processor time. Held-out loss over
-constant's: P2 1.11 at SNR 6.3 and above, 0.98 at 0.87 to 2.1, 0.86 at 0.019 and below; geometric mean over
-the bands 0.961 [0.956, 0.966], min-SNR 0.973 [0.968, 0.977], ComfyUI's x0 1.052 [1.044, 1.060]; P2 over x0
-0.914 [0.907, 0.920], in no band worse. Plain mean, which constant minimises: P2 1.024 [1.019, 1.029]. No
+On a 2-core Intel Xeon, one thread, 24 GiB, torch 2.13 CPU; 10 minutes of processor time. Held-out loss over
+constant's: P2 1.11 at SNR 6.3 and above, 0.98 at 0.87 to 2.1, 0.85 at 0.019 and below; geometric mean over
+the bands 0.961 [0.956, 0.966], min-SNR 0.973 [0.969, 0.976], ComfyUI's x0 1.052 [1.044, 1.061]; P2 over x0
+0.913 [0.906, 0.920], in no band worse. Plain mean, which constant minimises: P2 1.024 [1.019, 1.029]. No
 samples are faces after so few steps, and by the feature distance P2's are further from them than constant's,
-by 1.6 %. The tables, and what they do not say: docs/loss-weights.md.
+by 1.5 %. The tables, and what they do not say: docs/loss-weights.md.
 """
 
 from __future__ import annotations
