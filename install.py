@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-MODEL_FOLDERS = ("realism_profiles", "realism_adapters")
+MODEL_FOLDERS = ("realism_profiles", "realism_adapters", "face_parsing")
 INPUTS = "realism-kit"
 PYTHON = (3, 10)
 TORCH = (2, 2)

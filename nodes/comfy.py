@@ -51,6 +51,7 @@ def blocked(message: str | None = None) -> ExecutionBlocker:
 
 Interrupted = comfy.model_management.InterruptProcessingException
 torch_attention = attention_forms.attention_pytorch
+predicted = comfy.samplers.calc_cond_batch
 
 
 def samplers() -> list[str]:
@@ -157,6 +158,13 @@ def onto_device(*patchers: Any, memory: float = 0) -> None:
     comfy.model_management.load_models_gpu(list(patchers), memory_required=memory)
 
 
+def managed(network: torch.nn.Module) -> Any:
+    """Return a network as ComfyUI loads and unloads it, in half precision where ComfyUI prefers that."""
+    device, rest = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    half = comfy.model_management.should_use_fp16(device)
+    return comfy.model_patcher.ModelPatcher(network.half() if half else network, device, rest)
+
+
 def free_memory(device: torch.device) -> float:
     """Return how many bytes of a device are free, those included that torch keeps for later."""
     return comfy.model_management.get_free_memory(device)
@@ -174,7 +182,7 @@ def model_conditions(inner: Any, conditioning: dict, noisy: Tensor, device: torc
         latent_image=torch.zeros_like(noisy), denoise_mask=None, seed=0,
     )  # fmt: skip
     return {
-        name: value.process_cond(batch_size=1, device=device)
+        name: value.process_cond(batch_size=1, area=None, device=device)
         for name, value in encoded["model_conds"].items()
     }
 

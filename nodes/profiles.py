@@ -14,7 +14,8 @@ from ..realism_core.evidence.domain import Domain, domain_detector, fit_domain
 from ..realism_core.images import check_images
 from ..realism_core.irs import DEFINITIONS, Profile
 from ..realism_core.pictures import PictureError, find_pictures, read_batches
-from .comfy import Progress, io, model_folder, model_names, model_path, resolve, schema
+from .comfy import Progress, io, model_names, model_path, resolve, schema
+from .naming import named_path
 from .scorer import DEFINITION_TIP
 from .sockets import Profile as ProfileSocket
 from .sockets import count
@@ -98,7 +99,7 @@ class RealismFitProfile(io.ComfyNode):
         generated_images=None, generated_folder=None,
     ) -> io.NodeOutput:  # fmt: skip
         name, definition, overwrite = name[0].strip(), definition[0], overwrite[0]
-        path = _target(name)
+        path = named_path(KIND, name, ".json")
         real = _Side.of(images, _first(folder), "folder")
         if real is None:
             raise ValueError(
@@ -161,12 +162,6 @@ class RealismLoadProfile(io.ComfyNode):
         profile = Profile.load(path)
         domain_detector(profile)  # a damaged one is refused here, not at the first picture
         return io.NodeOutput(profile)
-
-
-def _target(name: str) -> Path:
-    if not name or name.startswith(".") or any(mark in name for mark in '/\\:*?"<>|\0'):
-        raise ValueError(f"name {name!r} cannot be a file name: use letters, digits, spaces, - and _.")
-    return model_folder(KIND) / f"{name}.json"
 
 
 def _refuse_taken(path: Path, name: str, expected: dict) -> None:

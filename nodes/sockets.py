@@ -16,6 +16,7 @@ LossWeight = io.Custom("REALISM_LOSS_WEIGHT")
 RealismTerm = io.Custom("REALISM_TERM")
 Attributes = io.Custom("FACE_ATTRIBUTES")
 FaceMask = io.Custom("SEMANTIC_MASK")
+Adapter = io.Custom("REALISM_ADAPTER")
 
 Batch = TypeVar("Batch", Tensor, dict, ScoreTable)
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .lora_file import read_tensors, write_tensors
+from ..tensor_files import read_tensors, write_tensors
 
 FORMAT, VERSION = "realism-training", "1"
 
@@ -80,11 +80,7 @@ def check_settings(saved: Mapping[str, Any], current: Mapping[str, Any], path: P
                 f"resume: {path} was trained on another model or other layers: {name} is not what it was. "
                 "Connect that model and choose those targets, or start anew without resume."
             )
-    if saved.pop("images", None) != current.pop("images", None):
-        raise CheckpointError(
-            f"resume: latents, prompts, masks, image weights or held_out are not what they were when {path} "
-            "was written: connect the same again, in the same order, or start anew without resume."
-        )
+    same_images = saved.pop("images", None) == current.pop("images", None)
     before, now = _flat(saved), _flat(current)
     for name in [*now, *before]:
         if before.get(name) != now.get(name):
@@ -92,6 +88,11 @@ def check_settings(saved: Mapping[str, Any], current: Mapping[str, Any], path: P
                 f"resume: {name} was {before.get(name)!r} when {path} was written and is "
                 f"{now.get(name)!r} now: set it back, or start anew without resume."
             )
+    if not same_images:
+        raise CheckpointError(
+            f"resume: latents, prompts, masks, image weights or held_out are not what they were when {path} "
+            "was written: connect the same again, in the same order, or start anew without resume."
+        )
 
 
 def optimiser_state(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Adapters of several networks, of a model and its text encoders, trained as one."""
+"""Adapters of several networks, of a model and its text encoders, or a token adapter, trained as one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from .adapter_training import TrainableAdapter
 from .lora import LoraAdapters
 from .lora_layer import LoraLayer
 
 
 class JoinedAdapters:
-    """Several `LoraAdapters` as one `Trainable`; as a context, removes them all at the end.
+    """Several `LoraAdapters`, or a `TrainableAdapter` too, as one `Trainable`.
 
-    factors: on the learning rate, one for each part; 1 without. Raises ValueError where parts share the
-    name of a layer, and for a factor that is not above 0.
+    As a context, removes them all at the end. factors: on the learning rate, one for each part; 1 without.
+    Raises ValueError where parts share the name of a layer, and for a factor that is not above 0.
     """
 
-    def __init__(self, parts: Sequence[LoraAdapters], factors: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[LoraAdapters | TrainableAdapter], factors: Sequence[float] | None = None
+    ) -> None:
         self.parts = list(parts)
         self.factors = [1.0] * len(self.parts) if factors is None else list(factors)
         for factor in self.factors:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .data import Dataset
 from .inference_weights import inner_tensors
-from .lora_plan import LoraConfig, estimate_memory
+from .lora_plan import LoraConfig, LoraMemory, estimate_memory
 from .optimisers import state_numbers
 from .recompute import blocks_of
 from .settings import TrainSettings
@@ -54,14 +54,17 @@ class OutOfMemory(RuntimeError):
 
 
 def estimate(
-    module: nn.Module, config: LoraConfig, dataset: Dataset, settings: TrainSettings
+    module: nn.Module, config: LoraConfig | None, dataset: Dataset, settings: TrainSettings
 ) -> MemoryEstimate:
     """Return what a training keeps on its device for certain, before anything is allocated.
 
-    module: the model with all its weights, on the device or not, without adapters. Weights that ComfyUI
-    loads block by block take less than `model` says. Raises ValueError as `plan_layers` does.
+    module: the model with all its weights, on the device or not, without adapters; weights that ComfyUI
+    loads block by block take less than `model` says. config: None is no LoRA. Raises ValueError as
+    `plan_layers` does.
     """
-    lora = estimate_memory(module, config, partial(state_numbers, settings.optimiser))
+    lora = LoraMemory(0, 0, 0, 0)
+    if config is not None:
+        lora = estimate_memory(module, config, partial(state_numbers, settings.optimiser))
     ema = lora.weights if settings.ema_decay else 0
     largest = max(example.latent.numel() for example in dataset.examples)
     return MemoryEstimate(

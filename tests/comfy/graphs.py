@@ -27,9 +27,16 @@ OUTPUTS = {
     "RealismLossTerm": ("term",),
     "RealismScoreWeights": ("weights", "report", "plot"),
     "RealismFaceAttributes": ("attributes", "text"),
+    "RealismTrainAdapter": ("adapter", "model", "loss", "steps", "plot", "previews", "report", "lora"),
+    "RealismLoadAdapter": ("adapter",),
+    "RealismSaveAdapter": ("path",),
+    "RealismAdapterGuidance": ("model",),
+    "RealismFaceData": ("latents", "attributes", "masks", "report"),
     "RealismFaceMask": ("mask", "preview"),
     "RealismEditFaceMask": ("mask", "preview"),
     "RealismFaceMaskParts": ("mask", "masks"),
+    "RealismConditioner": ("model", "positive", "negative"),
+    "RealismParseFace": ("mask", "preview"),
 }  # fmt: skip
 DEFAULTS = {
     "TestImages": {"kind": "noise", "batch": 1, "height": 64, "width": 64, "channels": 3, "seed": 0},
@@ -61,9 +68,20 @@ DEFAULTS = {
     },
     "RealismLossTerm": {"weight": 1.0, "crop": 64, "snr_low": 5.0, "snr_high": 50.0, "tolerance": 1.0},
     "RealismScoreWeights": {"metric": "typicality", "kind": "rank", "value": 1.0},
+    "RealismTrainAdapter": {"steps": 4, "batch_size": 2, "learning_rate": 1e-2, "seed": 1},
+    "RealismSaveAdapter": {"overwrite": False},
+    "RealismAdapterGuidance": {"attribute_cfg": 4.0, "mask_cfg": 4.0},
+    "RealismFaceData": {
+        "kind": "celebamask-hq", "split": "training", "limit": 100, "side": 64, "mask_side": 16,
+        "on_problem": "skip", "workers": 0,
+    },
     "RealismFaceMask": {"palette": "auto"},
     "RealismEditFaceMask": {"part": "hair", "action": "move", "dx": 0.0, "dy": 0.0, "pixels": 8},
+    "RealismConditioner": {"attribute_strength": 1.0, "mask_strength": 1.0},
     "RealismFaceMaskParts": {"parts": "hair", "on_empty": "error"},
+    "RealismParseFace": {
+        "soft": False, "each_face": False, "turn": False, "confidence": 0.0, "swap_sides": False, "side": 0,
+    },
 }
 
 

@@ -163,6 +163,7 @@ with Watch():
     import realism_core.pictures, realism_core.saving
     import realism_core.conditioning.attributes, realism_core.conditioning.mask_edits
     import realism_core.conditioning.mask_pictures, realism_core.plots.mask
+    import realism_core.conditioning.parsing, realism_core.conditioning.parser_download
 print("\\n".join(seen))
 """
 

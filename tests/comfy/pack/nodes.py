@@ -10,12 +10,27 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 from torch import Tensor
 
+from .adapters import TestPasses, TestPassesTold, TestPrompt, TestPromptBatch, TestWordless
 from .attention import TestBlindAttention
 from .conditioning import TestConditioning
+from .coupling import (
+    TestCalls,
+    TestCallsTold,
+    TestControl,
+    TestDifference,
+    TestOtherNetwork,
+    TestProbe,
+    TestProbed,
+    TestTakenOver,
+    TestTokens,
+    TestWords,
+)
+from .faces import TestFaceTexts
 from .floats import TestFloat, TestFloats
 from .latents import TestLatentsThatCancel, TestNoiseLatents
 from .lists import TestListOfTwo, TestText, TestVideoLatents
 from .loras import TestAddDeltas
+from .parsers import TestParserPin
 from .pictures import KINDS, picture_batch
 from .quantised import (
     TestFreeMemory,
@@ -220,5 +235,9 @@ class RealismTestNodes(ComfyExtension):
             TestTrouble, TestListOfTwo, TestVideoLatents, TestText, TestAddDeltas, TestNoiseLatents,
             TestQuantisedModel, TestWeightDigest, TestPartlyLoaded, TestRoom, TestFreeMemory,
             TestNetworkCall, TestLatentsThatCancel, TestTrainedModel, TestPrediction, TestDecoder, TestTerm,
-            TestBlindAttention, TestWeights, TestSmallClip, TestTextTraining,
+            TestPasses, TestPassesTold, TestPrompt, TestPromptBatch, TestWordless,
+            TestBlindAttention, TestWeights, TestSmallClip, TestTextTraining, TestFaceTexts,
+            TestWords, TestProbe, TestProbed, TestDifference, TestTokens,
+            TestOtherNetwork, TestControl, TestCalls, TestCallsTold, TestTakenOver,
+            TestParserPin,
         ]  # fmt: skip

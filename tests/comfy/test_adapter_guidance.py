@@ -1,0 +1,82 @@
+"""Guidance of attributes and mask apart, against the sum of plain runs; and what it costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from devtools.server import ComfyServer
+from tests.comfy.adapter_graphs import adapter_training, conditioned, parts_of, sampled
+from tests.comfy.graphs import Graph, Node, done, failure
+from tests.comfy.searches import Checkpoints
+from tests.comfy.test_adapter_nodes import text_of
+from tests.comfy.test_train_node import far, values
+
+CFG = 3.0
+
+
+def guided(graph: Graph, model: list | Node, attributes: float, mask: float) -> Node:
+    return graph.add("RealismAdapterGuidance", model=model, attribute_cfg=attributes, mask_cfg=mask)
+
+
+@pytest.mark.parametrize("kind", ["sd15_noclip", "koala_vpred", "sd3", "flux"])
+def test_each_weight_is_its_own(server: ComfyServer, checkpoints: Checkpoints, kind: str) -> None:
+    """One step of euler gives what the model thinks the picture is, so that runs can be added up."""
+    graph = Graph()
+    parts = parts_of(graph, server, checkpoints, kind)
+    adapter = adapter_training(graph, kind, parts)["adapter"]
+    prompts = conditioned(graph, parts, adapter)
+    sides = {
+        "all": prompts,
+        "attributes": conditioned(graph, parts, adapter, mask_strength=0.0),
+        "prompt": conditioned(graph, parts, adapter, attribute_strength=0.0, mask_strength=0.0),
+        "none": {"positive": prompts["negative"], "negative": prompts["negative"]},
+    }
+    singles = {
+        name: graph.show(sampled(graph, parts["model"], side, steps=1, cfg=1.0))
+        for name, side in sides.items()
+    }
+    weights = [(5.0, 1.0), (0.0, 0.0), (CFG, 7.0), (6.0, CFG), (2.0, 2.0)]
+    ids = [
+        graph.show(sampled(graph, guided(graph, parts["model"], *pair), prompts, steps=1, cfg=CFG))
+        for pair in weights
+    ]
+    run = done(server.run(graph))
+    found = {name: values(run, id) for name, id in singles.items()}
+    for (attributes, mask), id in zip(weights, ids, strict=True):
+        wanted = [
+            none + CFG * (prompt - none) + attributes * (told - prompt) + mask * (both - told)
+            for none, prompt, told, both in zip(
+                *(found[name] for name in ("none", "prompt", "attributes", "all")), strict=True
+            )
+        ]
+        assert far(values(run, id), wanted) < 2e-3, (attributes, mask)
+    assert far(values(run, ids[0]), values(run, ids[1])) > 1e-3
+
+
+def test_weights_that_equal_the_cfg_cost_nothing(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    graph = Graph()
+    parts = parts_of(graph, server, checkpoints, "sd3")
+    adapter = adapter_training(graph, "sd3", parts)["adapter"]
+    prompts = conditioned(graph, parts, adapter)
+    plain = graph.show(sampled(graph, parts["model"], prompts))
+    same = graph.show(sampled(graph, guided(graph, parts["model"], CFG, CFG), prompts))
+    run = done(server.run(graph))
+    assert values(run, same) == values(run, plain)
+    # pictures of each call: both sides, then what is needed besides
+    costs = ((CFG, CFG, [4]), (CFG, 1.0, [4, 2]), (2.0, 2.0, [4, 2]), (1.0, 2.0, [4, 4]))
+    for attributes, mask, calls in costs:
+        graph = Graph()
+        parts = parts_of(graph, server, checkpoints, "sd3")
+        adapter = adapter_training(graph, "sd3", parts)["adapter"]
+        prompts = conditioned(graph, parts, adapter)
+        watched = graph.add("TestPasses", model=parts["model"], salt=int(10 * attributes + mask))
+        latents = sampled(graph, guided(graph, watched, attributes, mask), prompts, steps=1)
+        told = graph.add("TestPassesTold", latents=latents)
+        assert text_of(done(server.run(graph)), told) == calls, (attributes, mask)
+
+
+def test_prompts_without_an_adapter_are_refused(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    graph = Graph()
+    parts = parts_of(graph, server, checkpoints, "sd3")
+    graph.show(sampled(graph, guided(graph, parts["model"], 1.0, 2.0), parts))
+    assert "positive carries no tokens of an adapter" in failure(server.run(graph))
