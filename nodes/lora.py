@@ -85,15 +85,6 @@ def free_path(prefix: str, steps: int) -> Path:
     return path
 
 
-def layer_shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's weights by the paths of their layers."""
-    return {
-        name.removesuffix(".weight"): tuple(weight.shape)
-        for name, weight in weights.items()
-        if name.endswith(".weight")
-    }
-
-
 def joined(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a copy of tensors by name on the processor, later parts first where names are the same."""
     return {name: value.detach().cpu().clone() for part in parts for name, value in part.items()}

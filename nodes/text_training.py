@@ -158,6 +158,8 @@ def attach_all(
         joined = JoinedAdapters(parts, [text_rate if m is denoiser.encoders else 1.0 for m, _ in configs])
         joined.train(False)  # dropout has no number yet
         denoiser.check_gradient()
+        for adapter in joined.layers.values():
+            adapter.called = False  # that was no pass of the training
         joined.train()
     except BaseException:
         for part in reversed(parts):

@@ -12,7 +12,7 @@ from ..realism_core.conditioning.adapter import ATTRIBUTE_FORMS, MASK_FORMS, Tok
 from ..realism_core.plots.losses import loss_plot
 from ..realism_core.training.adapter_training import TrainableAdapter, adapter_memory
 from ..realism_core.training.data import Dataset, held_out
-from ..realism_core.training.fingerprints import layer_fingerprints
+from ..realism_core.training.fingerprints import layer_fingerprints, layer_shapes
 from ..realism_core.training.joined import JoinedAdapters
 from ..realism_core.training.layout_names import family
 from ..realism_core.training.loop import Result, train
@@ -29,7 +29,6 @@ from .adapter_training import (
     adapter_examples,
 )
 from .comfy import blocked, io, schema, show_text, training_mode, with_lora
-from .lora import layer_shapes
 from .sockets import Adapter, Attributes, FaceMask
 from .stopping import stoppable
 from .trainer import PLAIN, RealismTrainLoRA, config_of, settings_of

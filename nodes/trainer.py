@@ -10,26 +10,32 @@ import torch
 
 from ..realism_core.plots.losses import loss_plot
 from ..realism_core.training.data import Dataset, held_out
-from ..realism_core.training.fingerprints import layer_fingerprints
+from ..realism_core.training.fingerprints import layer_fingerprints, layer_shapes
 from ..realism_core.training.layout_names import family
-from ..realism_core.training.loop import Result, train
+from ..realism_core.training.loop import PLAIN, Result, train
 from ..realism_core.training.lora import LoraConfig
 from ..realism_core.training.metadata import BASE_MODELS, TrainingRecord
 from ..realism_core.training.recording import record_of
 from ..realism_core.training.settings import TrainSettings
-from ..realism_core.training.weighting import LossWeight
 from . import trainer_inputs
 from .comfy import blocked, io, schema, show_text, training_mode, with_lora
-from .lora import layer_shapes
+from .gating import first
 from .stopping import stoppable
 from .text_training import attach_all, estimate_all, text_training, weights_of
-from .training import Watch, base_model, checkpoint_path, examples, plain_conditioning
+from .training import (
+    Watch,
+    base_model,
+    checkpoint_file,
+    checkpoint_path,
+    examples,
+    file_state,
+    plain_conditioning,
+)
 from .training_checks import has_coarse_weights, make_room, told_of, unused_layers
 from .training_model import TrainableModel
 from .training_previews import Previews, Prompts
 from .training_results import Keeper, report_of
 
-PLAIN = LossWeight("constant", mode="factor", normalise=False)
 SETTINGS = {field.name for field in fields(TrainSettings)}
 
 
@@ -74,6 +80,12 @@ class RealismTrainLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, checkpoint=None, resume=None, **_) -> list:
+        """Return what changes with the checkpoint to go on from, so that a stopped training goes on."""
+        name = first(checkpoint, "") if first(resume, False) else ""
+        return file_state(checkpoint_file(name)) if name.strip() else []
+
+    @classmethod
     def execute(
         cls, model, latents, positive, weight=None, masks=None, negative=None, image_weights=None, vae=None,
         realism_term=None, clip=None, captions=None, **widgets,
@@ -99,6 +111,7 @@ class RealismTrainLoRA(io.ComfyNode):
         told = {"realism_term": term.to_dict()} if term else {}
         shapes = layer_shapes(weights_of(trainable))
         extra_loss = term.for_model(trainable, [example.latent for example in trained_on]) if term else None
+        dtype = str(network.dtype).removeprefix("torch.")
         prompts = Prompts(trainable, positive, negative, given, empty)
         previews = cls.previews(trainable, vae, prompts, negative, latents, chosen)
 
@@ -107,7 +120,7 @@ class RealismTrainLoRA(io.ComfyNode):
                 result, dataset, settings, config, loss_weight, trainable.objective.kind,
                 base_model=base_model(cls.graph(), node),
                 base_model_version=BASE_MODELS.get(family(shapes)),
-                extra={**told, **({"text_rate": text_rate} if clip else {})},
+                extra={**told, **({"text_rate": text_rate} if clip else {}), "network_dtype": dtype},
             )  # fmt: skip
 
         with (

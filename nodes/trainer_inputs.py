@@ -125,7 +125,8 @@ def refinements() -> list:
         ),
         io.Combo.Input(
             "precision", options=list(PRECISIONS), default="fp32", optional=True,
-            tooltip="bf16: faster and smaller where the device has it.",
+            tooltip="fp32: in the model's own precision, the LoRA in fp32. bf16: autocast, faster and "
+            "smaller where the device has it.",
         ),
         io.Boolean.Input(
             "buckets", default=False, optional=True,

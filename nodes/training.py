@@ -24,6 +24,9 @@ from .training_previews import Previews
 
 CHECKPOINTS = "realism_checkpoints"
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "diffusers")
+# what a sampler makes of a CONDITIONING and the network by itself does not
+UNTRAINABLE = ("control", "area", "mask", "hooks", "start_percent", "end_percent", "gligen", "timestep_start",
+               "timestep_end", "realism_coupling")  # fmt: skip
 # seconds between two drawings of the curve
 PATIENCE = 1.0
 
@@ -38,6 +41,12 @@ def plain_conditioning(conditioning: list, name: str = "positive") -> dict:
         raise ValueError(
             f"{name} has a conditioning of {len(conditioning)} parts: give one plain prompt an image, "
             "without Conditioning (Combine) or areas."
+        )
+    kept = [name for name in UNTRAINABLE if conditioning[0][1].get(name) is not None]
+    if kept or conditioning[0][1].get("strength", 1.0) != 1.0:
+        raise ValueError(
+            f"{name} carries {', '.join(kept) or 'strength'}, which a training does not take into account: "
+            "connect the plain prompt, without ControlNet, areas, masks, hooks or timestep ranges."
         )
     with torch.inference_mode(False):
         words, extras = conditioning[0]
@@ -69,6 +78,20 @@ def examples(
     return pair(images, words, weights, masks)
 
 
+def checkpoint_file(name: str) -> Path:
+    """Return where a checkpoint of a name lies; raises ValueError for a name that leads out of there."""
+    file = f"{CHECKPOINTS}/{name.strip().removesuffix('.safetensors')}.safetensors"
+    return resolve(file, "checkpoint", [str(output_folder())])
+
+
+def file_state(path: Path) -> list[int]:
+    """Return numbers that change with a file; none where there is no file."""
+    if not path.is_file():
+        return []
+    told = path.stat()
+    return [told.st_mtime_ns, told.st_size]
+
+
 def checkpoint_path(name: str, resume: bool) -> Path | None:
     """Return the checkpoint file of a name below the output folder; None without a name.
 
@@ -78,8 +101,7 @@ def checkpoint_path(name: str, resume: bool) -> Path | None:
         if resume:
             raise ValueError("resume needs to know which checkpoint: write its name into checkpoint.")
         return None
-    file = f"{CHECKPOINTS}/{name.strip().removesuffix('.safetensors')}.safetensors"
-    path = resolve(file, "checkpoint", [str(output_folder())])
+    path = checkpoint_file(name)
     if path.is_file() and not resume:
         raise ValueError(
             f"checkpoint: {path} is there already. Turn resume on to go on from it, choose another name, or "

@@ -24,6 +24,9 @@ from .training_attention import with_gradient
 # what networks raise that are given another model's words or latents
 _UNFIT = (RuntimeError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
 
+# encoded prompts that wait on the device for their next turn
+KEPT = 64
+
 
 class TrainableModel:
     """A loaded MODEL as the core's `Denoiser`: its own prediction at any noise, with gradients.
@@ -92,9 +95,16 @@ class TrainableModel:
         attention = with_gradient(options.get("optimized_attention_override"))
         options |= {"cond_or_uncond": [0], "sigmas": sigma, "optimized_attention_override": attention}
         with _raw_output(self._inner, self.objective.kind != "edm"):
-            return self._inner.apply_model(
-                noisy, sigma, transformer_options=options, **joined_conditions(parts)
-            )
+            predictions: dict[int, Tensor] = {}
+            for places in _alike(parts):
+                whole = len(places) == len(parts)
+                rows, levels = (noisy, sigma) if whole else (noisy[places], sigma[places])
+                taken = joined_conditions([parts[place] for place in places])
+                made = self._inner.apply_model(rows, levels, transformer_options=options, **taken)
+                if whole:
+                    return made
+                predictions.update(zip(places, made, strict=True))
+            return torch.stack([predictions[place] for place in range(len(parts))])
 
     def check(self, latent: Tensor, conditioning: dict) -> None:
         """Raise ValueError with the fix if the network cannot take a latent [C,...] and its conditioning."""
@@ -114,9 +124,28 @@ class TrainableModel:
         """Return what the network takes for one image, worked out once for each size."""
         key = (id(conditioning), tuple(noisy.shape))
         if key not in self._encoded:
+            while len(self._encoded) >= KEPT:  # they stay on the device
+                del self._encoded[next(iter(self._encoded))]
             with torch.no_grad():
                 self._encoded[key] = model_conditions(self._inner, conditioning, noisy, self.device)
         return self._encoded[key]
+
+
+def _alike(parts: Sequence[dict]) -> list[list[int]]:
+    """Return the places of the images that ComfyUI can put through a network together, group by group.
+
+    Prompts of other lengths, and of other extras such as guidance, cannot.
+    """
+    groups: list[list[int]] = []
+    for place, part in enumerate(parts):
+        for group in groups:
+            first = parts[group[0]]
+            if first.keys() == part.keys() and all(first[name].can_concat(part[name]) for name in first):
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    return groups
 
 
 @contextmanager

@@ -35,6 +35,11 @@ def processes(device: str | None) -> tuple[Share | None, torch.device]:
         )
     if max(counts, default=1) < 2:
         return None, torch.device(device) if device else _own_device()
+    if device not in (None, "cpu"):
+        raise ValueError(
+            f"--device is {device}, but accelerate gives each process its own: leave it out, or set it to "
+            "cpu."
+        )
     try:
         from accelerate import PartialState
     except ImportError:

@@ -20,8 +20,8 @@ from ..training.checkpoint import CheckpointError
 from ..training.data import Dataset, held_out
 from ..training.diffusers_data import PipelineEncoder
 from ..training.diffusers_model import denoiser_of, load_pipeline, model_kind
-from ..training.diffusers_names import comfyui_shapes, comfyui_state, layer_shapes
-from ..training.fingerprints import layer_fingerprints
+from ..training.diffusers_names import comfyui_shapes, comfyui_state
+from ..training.fingerprints import layer_fingerprints, layer_shapes
 from ..training.layouts import LAYOUTS, to_layout
 from ..training.loop import OutOfMemory, Progress, Result, TrainingDiverged, train
 from ..training.lora import LoraAdapters, LoraConfig, attach
@@ -137,7 +137,7 @@ def _train(
     empty = encoder.empty() if settings.condition_dropout else None
     encoder.close()
     denoiser = denoiser_of(pipeline, job.device, args.guidance)
-    shapes = comfyui_shapes(kind, layer_shapes(denoiser.module))
+    shapes = comfyui_shapes(kind, layer_shapes(dict(denoiser.module.named_parameters())))
     job.say(estimate(denoiser.module, config, dataset, settings).describe())
     with attach(denoiser.module, config, settings.seed, job.device) as adapters:
         # a layout that cannot hold these layers is known before they are trained
@@ -154,8 +154,9 @@ def _train(
                 )  # fmt: skip
                 state = comfyui_state(kind, _state(result, adapters), shapes)
                 save_lora(
-                    Path(args.output), state, args.layout, shapes, record.to_metadata(), overwrite=args.force
-                )
+                    Path(args.output), state, args.layout, shapes, record.to_metadata(),
+                    overwrite=args.force or args.resume,
+                )  # fmt: skip
                 _write_losses(args.losses, result)
                 job.say(f"{plural(result.steps, 'step')} of {settings.steps}: saved as {args.output}")
 
@@ -183,12 +184,22 @@ def _check(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if output.suffix != ".safetensors":
         raise ValueError(f"-o {output}: give a name that ends with .safetensors.")
-    if os.path.lexists(output) and not args.force:
+    goes_on = args.resume and args.checkpoint and Path(args.checkpoint).is_file()
+    if os.path.lexists(output) and not (args.force or goes_on):
         raise ValueError(f"{output} exists already: choose another name, or add --force to overwrite it.")
     if output.parent.is_dir() and not os.access(output.parent, os.W_OK):
         raise ValueError(f"{output.parent} may not be written to: choose another folder for the LoRA.")
     if args.resume and not args.checkpoint:
         raise ValueError("--resume has no effect without --checkpoint: name the checkpoint to go on from.")
+    if args.checkpoint and Path(args.checkpoint).exists() and not (args.resume or args.force):
+        raise ValueError(
+            f"--checkpoint {args.checkpoint} exists already: add --resume to go on from it, or --force to "
+            "start anew and overwrite it."
+        )
+    if args.checkpoint_every and not args.checkpoint:
+        raise ValueError("--checkpoint-every has no effect without --checkpoint: name the file.")
+    if args.validate_every and not args.held_out:
+        raise ValueError("--validate-every has no effect without --held-out: hold pictures out.")
     if args.losses and Path(args.losses).suffix not in (".csv", ".json"):
         raise ValueError(f"--losses {args.losses}: give a name that ends with .csv or .json.")
     if args.held_out < 0:

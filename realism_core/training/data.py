@@ -62,10 +62,7 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 in hex of the latents, conditionings, weights and masks, in their order."""
-        sha = hashlib.sha256()
-        for example in self.examples:
-            _feed(sha, tuple(example))
-        return sha.hexdigest()
+        return digest_of([tuple(example) for example in self.examples])
 
 
 class Epochs:
@@ -200,6 +197,13 @@ def _fitted(mask: Tensor, latent: Tensor, place: int) -> Tensor:
     if not bool(mask.any()):
         raise ValueError(f"masks: image {place} has an empty mask: paint where it counts, or leave it out.")
     return mask
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 in hex of tensors, numbers, texts, and lists and mappings of them."""
+    sha = hashlib.sha256()
+    _feed(sha, value)
+    return sha.hexdigest()
 
 
 def _feed(sha, value: Any) -> None:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser
 
+# enough for losses a thousand times smaller than usual, with as much room above
+HALF_SCALE = 2.0**10
+
 
 def autocast_of(precision: str, denoiser: Denoiser) -> Callable[[], AbstractContextManager]:
     """Return what a prediction runs in: nothing for fp32, bf16 autocast where the device has it.
@@ -26,6 +29,22 @@ def autocast_of(precision: str, denoiser: Denoiser) -> Callable[[], AbstractCont
         if has and denoiser.dtype != torch.float64:
             return lambda: torch.autocast(kind, torch.bfloat16)
     raise ValueError(f"precision bf16 does not work with {denoiser.dtype} on {kind}: use fp32.")
+
+
+def loss_scale_of(precision: str, denoiser: Denoiser) -> float:
+    """Return what the loss is multiplied by on its way back: a power of two for a network in fp16, else 1.
+
+    The gradients of large pictures and of small weights lie below what fp16 holds. They are divided by it
+    again before anything looks at them; overflow shows as an infinite gradient, as it would without.
+    """
+    return HALF_SCALE if denoiser.dtype == torch.float16 and precision == "fp32" else 1.0
+
+
+def scale_gradients(parameters: Sequence[Tensor], factor: float) -> None:
+    """Multiply the gradients of parameters by a factor in place; 1 costs nothing."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if factor != 1 and gradients:
+        torch._foreach_mul_(gradients, factor)
 
 
 def own_dice(device: torch.device) -> AbstractContextManager:

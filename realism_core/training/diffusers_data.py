@@ -25,11 +25,6 @@ class PipelineEncoder:
         for name in self._parts:
             pipeline.components[name].to(self._device).train(False)
 
-    @property
-    def factor(self) -> int:
-        """How many pixels a side a cell of the latents stands for."""
-        return self._pipeline.vae_scale_factor
-
     @torch.no_grad()
     def words(self, caption: str) -> Words:
         """Return what the network takes for a caption: "words" [L,D] and, for most, "pooled" [P]."""

@@ -206,7 +206,7 @@ class FlowDenoiser:
             )[0]  # fmt: skip
         count, channels, height, width = given.shape
         told = sigma.new_full((count,), self._guidance) if self.module.config.guidance_embeds else None
-        places = self._flux._prepare_latent_image_ids(count, height // 2, width // 2, self.device, self.dtype)
+        places = _places(height // 2, width // 2).to(self.device, self.dtype)
         packed = self.module(
             hidden_states=self._flux._pack_latents(given, count, channels, height, width), timestep=sigma,
             guidance=told, encoder_hidden_states=words, pooled_projections=pooled, img_ids=places,
@@ -224,3 +224,9 @@ def _stacker(
 
 def _onto(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return tensor.to(device, dtype, non_blocking=True)
+
+
+def _places(rows: int, columns: int) -> Tensor:
+    """Return Flux's (0, row, column) of each piece of a picture, row by row, [rows * columns, 3]."""
+    grid = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack((torch.zeros_like(grid[0]), *grid), -1).view(-1, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .layout_transformers import Piece, Shapes, flux_pieces, sd3_pieces
 from .layout_unet import unet_names
@@ -36,15 +36,6 @@ _FLUX_OUTSIDE = (
     "img_in", "txt_in", "time_in.in_layer", "time_in.out_layer", "vector_in.in_layer", "vector_in.out_layer",
     "guidance_in.in_layer", "guidance_in.out_layer", "final_layer.linear", "final_layer.adaLN_modulation.1",
 )  # fmt: skip
-
-
-def layer_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's weights by the paths of their layers."""
-    return {
-        name.removesuffix(".weight"): tuple(weight.shape)
-        for name, weight in module.named_parameters()
-        if name.endswith(".weight")
-    }
 
 
 def comfyui_shapes(kind: str, theirs: Shapes) -> dict[str, tuple[int, ...]]:

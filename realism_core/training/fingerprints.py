@@ -1,4 +1,4 @@
-"""What tells the layers of one model from those of another that has the same shapes."""
+"""What tells the layers of one model from those of another: their shapes, and some of their numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ import torch
 from torch import nn
 
 SAMPLED = 256
+
+
+def layer_shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's weights by the paths of their layers."""
+    return {
+        name.removesuffix(".weight"): tuple(weight.shape)
+        for name, weight in weights.items()
+        if name.endswith(".weight")
+    }
 
 
 def layer_fingerprints(layers: Mapping[str, nn.Module]) -> dict[str, str]:

@@ -14,9 +14,16 @@ from torch import Tensor
 
 from .cast_weights import cast_again, check_quantised
 from .checkpoint import CheckpointError, clear_parts
-from .data import Dataset
+from .data import Dataset, digest_of
 from .denoiser import Denoiser, Trainable
-from .devices import autocast_of, clip_gradients, own_dice, seed_own_dice
+from .devices import (
+    autocast_of,
+    clip_gradients,
+    loss_scale_of,
+    own_dice,
+    scale_gradients,
+    seed_own_dice,
+)
 from .draws import Draw, draw_batches, image_losses, moved, predict, predicted_x0, working_dtype
 from .memory import OutOfMemory, is_out_of_memory, what_to_lower
 from .norm_inputs import CopyingNorms, copied_norm_inputs
@@ -130,6 +137,7 @@ class _Training:
         self.held_out, self.checkpoint = held_out, checkpoint
         self.loss_weight = denoiser.objective.prepare(loss_weight, denoiser.sigmas)
         self.autocast = autocast_of(settings.precision, denoiser)
+        self.loss_scale = loss_scale_of(settings.precision, denoiser)
         self.dtype = working_dtype(denoiser.dtype)
         self.company = Company(share, list(adapters.parameters()), (StopAndKeep, KeyboardInterrupt))
         self.batch_size = self.company.batch_size(settings.batch_size, len(dataset))
@@ -147,6 +155,7 @@ class _Training:
             "objective": self.denoiser.objective.kind,
             "loss_weight": self.loss_weight.to_dict(),
             "images": self.dataset.digest,
+            **({"negative": digest_of(self.empty)} if self.settings.condition_dropout else {}),
             **self.about,
         }
 
@@ -213,7 +222,7 @@ class _Training:
             if not loss.requires_grad:
                 raise ValueError("adapters: the model does not call them: attach them to this model.")
             try:
-                loss.backward()
+                (loss * self.loss_scale).backward()
             except RuntimeError as error:
                 if "inplace operation" not in str(error):
                     raise
@@ -225,6 +234,7 @@ class _Training:
                 self.norms.settle()
             total += loss.detach()
         total = self.company.add_up(total)
+        scale_gradients(self.state.parameters, 1 / self.loss_scale)
         norm = clip_gradients(self.state.parameters, settings.clip_norm or math.inf)
         self.state.advance(total, norm, self._learning_rate(step))
         self.adapters.train(False)

@@ -21,10 +21,10 @@ class TrainSettings:
     steps: of the optimiser; each takes batch_size * accumulation images. weight_decay: None is the
     optimiser's usual one, 0.01 for adamw and 0 otherwise. warmup: steps of rising learning rate. clip_norm:
     the gradients' norm at most, 0 = off. ema_decay: 0 = off. condition_dropout: the share of images, drawn
-    anew each time, that get the empty conditioning. precision: fp32, or bf16 autocast. recompute: gradient
-    checkpointing. log_every: steps between two looks at the losses, the only times the host waits.
-    checkpoint_every, validate_every, preview_every: steps, 0 = only at the end, if at all. Raises ValueError
-    with the setting's name and the fix.
+    anew each time, that get the empty conditioning. precision: fp32, the network's own without autocast, or
+    bf16 autocast. recompute: gradient checkpointing. log_every: steps between two looks at the losses, the
+    only times the host waits. checkpoint_every, validate_every, preview_every: steps, 0 = only at the
+    end, if at all. Raises ValueError with the setting's name and the fix.
     """
 
     steps: int

@@ -132,7 +132,15 @@ def test_ctrl_c_keeps_what_was_trained(run, tmp_path: Path, monkeypatch: pytest.
     assert signal.getsignal(signal.SIGINT) is before
     assert read_record(read_tensors(tmp_path / "out.safetensors")[1]).steps == 3
     monkeypatch.undo()
-    assert run("--checkpoint", checkpoint, "--resume", "--force", steps=8)[0] == 0
+    code, _, err = run("--checkpoint", checkpoint, "--force", steps=8, model=tmp_path / "nowhere")
+    assert code == 2 and "exists already" not in err  # force starts anew
+    code, _, err = run("--checkpoint", checkpoint, steps=8)
+    assert code == 2 and "exists already" in err and "--force" in err
+    (tmp_path / "out.safetensors").rename(tmp_path / "stopped.safetensors")
+    code, _, err = run("--checkpoint", checkpoint, steps=8)
+    assert code == 2 and "add --resume to go on from it" in err
+    (tmp_path / "stopped.safetensors").rename(tmp_path / "out.safetensors")
+    assert run("--checkpoint", checkpoint, "--resume", steps=8)[0] == 0
     resumed = read_tensors(tmp_path / "out.safetensors")[0]
     assert run("--force", steps=8)[0] == 0
     whole = read_tensors(tmp_path / "out.safetensors")[0]
@@ -188,8 +196,8 @@ WRONG = {
     "learning_rate is 0": {"words": ("--learning-rate", 0)},
     "steps is 0": {"words": ("--steps", 0)},
     "rank 99 is more than layer": {"words": ("--rank", 99)},
-    "checkpoint_every needs a checkpoint file": {"words": ("--checkpoint-every", 2)},
-    "validate_every needs held-out images": {"words": ("--validate-every", 2)},
+    "--checkpoint-every has no effect without --checkpoint": {"words": ("--checkpoint-every", 2)},
+    "--validate-every has no effect without --held-out": {"words": ("--validate-every", 2)},
     "trained with DoRA, which ComfyUI does not read": {"words": ("--dora", "--layout", "diffusers")},
 }
 
