@@ -16,7 +16,8 @@ from torch import Tensor
 from realism_core.training.data import Dataset
 from realism_core.training.diffusers_data import PipelineEncoder
 from realism_core.training.diffusers_model import PIPELINES, denoiser_of, load_pipeline, model_kind
-from realism_core.training.diffusers_names import comfyui_shapes, comfyui_state, layer_shapes
+from realism_core.training.diffusers_names import comfyui_shapes, comfyui_state
+from realism_core.training.fingerprints import layer_shapes
 from realism_core.training.layouts import to_layout
 from realism_core.training.loop import train
 from realism_core.training.lora import LoraConfig, attach
@@ -103,7 +104,7 @@ def test_what_it_predicts_is_what_diffusers_gives_at_that_step(folders: dict, ki
 def test_every_layer_has_a_path_of_comfyui(folders: dict, kind: str) -> None:
     pipeline = load_pipeline(folders[kind])
     module = denoiser_of(pipeline).module
-    theirs = layer_shapes(module)
+    theirs = layer_shapes(dict(module.named_parameters()))
     with attach(module, LoraConfig(2, 2, targets="all", clamp_rank=True), 0) as adapters:
         random = torch.Generator().manual_seed(0)
         for parameter in adapters.parameters():
@@ -138,7 +139,7 @@ def test_a_trained_file_gives_the_same_output_in_diffusers(
     examples, empty = examples_of(pipeline, kind)
     denoiser = denoiser_of(pipeline)
     before = generated(pipeline, kind, examples)
-    shapes = comfyui_shapes(kind, layer_shapes(denoiser.module))
+    shapes = comfyui_shapes(kind, layer_shapes(dict(denoiser.module.named_parameters())))
     settings = TrainSettings(4, batch_size=2, learning_rate=0.05, condition_dropout=0.3, recompute=True)
     with attach(denoiser.module, LoraConfig(2, 4, targets="attention"), 0) as adapters:
         result = train(denoiser, adapters, Dataset(examples), settings, empty_conditioning=empty)

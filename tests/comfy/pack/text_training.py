@@ -93,7 +93,7 @@ class TestTextTraining(io.ComfyNode):
             result = pack_module("realism_core.training.loop").train(
                 denoiser, adapters, dataset, settings, empty_conditioning=empty
             )
-            shapes = lora.layer_shapes(text.weights_of(denoiser))
+            shapes = pack_module("realism_core.training.fingerprints").layer_shapes(text.weights_of(denoiser))
             state = lora.joined(result.state, adapters.comfyui_dora_scales())
             idle = adapters.idle
         record = pack_module("realism_core.training.metadata").TrainingRecord(steps=result.steps)
