@@ -158,7 +158,7 @@ class AdapterKeeper(Keeper):
         with torch.inference_mode(False):
             made = TokenAdapter(self.config)
             made.load_state_dict(own)
-        return AdapterFile(made.requires_grad_(False).eval(), self.about(result))
+        return AdapterFile(made.requires_grad_(False).train(False), self.about(result))
 
     def lora(self, result: Result) -> TrainedLora:
         """Return the LoRA of a result."""

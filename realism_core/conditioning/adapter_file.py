@@ -88,7 +88,7 @@ def _filled(name: str, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> 
     with torch.inference_mode(False):
         plain = {key: tensor.to(torch.float32, copy=True) for key, tensor in tensors.items()}
         adapter.load_state_dict(plain, assign=True)
-    return adapter.requires_grad_(False).eval()
+    return adapter.requires_grad_(False).train(False)
 
 
 def _json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:

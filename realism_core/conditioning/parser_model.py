@@ -73,7 +73,7 @@ def load_parser(weights: Path) -> FaceParser:
         )
     classes = classes_of(config.get("id2label"), folder / CONFIG)
     taken = _preparation(_read(folder / PREPROCESSOR), folder / PREPROCESSOR)
-    return FaceParser(_network(folder, config, len(classes)), classes, taken).eval()
+    return FaceParser(_network(folder, config, len(classes)), classes, taken).train(False)
 
 
 def classes_of(names: Any, file: Path) -> tuple[int, ...]:
@@ -187,4 +187,4 @@ def _network(folder: Path, config: dict[str, Any], count: int) -> torch.nn.Modul
             f"{folder / WEIGHTS} does not hold the weights that its {CONFIG} speaks of, such as "
             f"{next(iter(absent or told['mismatched_keys']))}: copy both from where the model came from."
         )
-    return network.eval().requires_grad_(False)
+    return network.train(False).requires_grad_(False)
