@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 
 from . import comfyui, environment
 from .environment import ROOT
@@ -80,7 +83,10 @@ def serve(port: int) -> int:
 
 
 def test(part: str, pytest_arguments: list[str]) -> int:
-    """Run one part of the tests or all in order; returns the first non-zero exit code of pytest."""
+    """Run one part of the tests, or all; returns the first non-zero exit code of pytest.
+
+    The core's tests and the server's run side by side, a processor each, where there are two.
+    """
     python = environment.ensure()
     environ = dict(os.environ)
     parts = list(PARTS) if part == "all" else [part]
@@ -97,17 +103,40 @@ def test(part: str, pytest_arguments: list[str]) -> int:
         install = comfyui.ensure_install()
         environ["REALISM_COMFYUI_DIR"], environ["REALISM_COMFYUI_PY"] = map(str, install)
         environ["REALISM_COMFYUI_OLD_DIR"] = str(comfyui.tree_of(comfyui.OLD, python))
-    codes = [
-        subprocess.call(
-            [str(python), "-m", "pytest", f"tests/{name}", *pytest_arguments], cwd=ROOT, env=environ
-        )
-        for name in parts
-    ]
+    commands = [[str(python), "-m", "pytest", f"tests/{name}", *pytest_arguments] for name in parts]
+    if parts[:2] == ["core", "comfy"] and (os.cpu_count() or 1) > 1:
+        environ.setdefault("OMP_NUM_THREADS", str((os.cpu_count() or 2) // 2))
+        codes = side_by_side(commands[:2], environ)
+        commands = commands[2:]
+    else:
+        codes = []
+    codes += [subprocess.call(command, cwd=ROOT, env=environ) for command in commands]
     if pytest_arguments and any(code != NOTHING_COLLECTED for code in codes):
         codes = [
             0 if code == NOTHING_COLLECTED else code for code in codes
         ]  # -k may select in one part only
     return next((code for code in codes if code), 0)
+
+
+def side_by_side(commands: Sequence[Sequence[str]], environ: Mapping[str, str]) -> list[int]:
+    """Run commands at once; shows the last one's output as it comes, then that of the others."""
+    *others, shown = commands
+    with contextlib.ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in others]
+        running = [
+            subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT)
+            for command, output in zip(others, outputs, strict=True)
+        ]
+        try:
+            code = subprocess.call(shown, cwd=ROOT, env=environ)
+            codes = [process.wait() for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        for output in outputs:
+            output.seek(0)
+            print(output.read().decode(errors="replace"), flush=True)
+    return [*codes, code]
 
 
 def find_browser() -> str | None:
