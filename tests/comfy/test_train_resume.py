@@ -246,7 +246,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 ) -> None:
     """share: of a checkpoint's size there is room for. The server's log has to fit into half of that."""
     name = f"full-{share}"
-    options = {"kind": "sd15_noclip", "steps": 20, "checkpoint": name, "rank": 8, "clamp_rank": True}
+    options = {"kind": "sd15_noclip", "steps": 20, "checkpoint": name, "rank": 32, "clamp_rank": True}
     options["targets"] = "all"
     process, before = server.process.pid, len(interrupted_files(server))
     path = checkpoint_of(server, name)
