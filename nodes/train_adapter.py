@@ -32,7 +32,14 @@ from .comfy import blocked, io, schema, show_text, training_mode, with_lora
 from .sockets import Adapter, Attributes, FaceMask
 from .stopping import stoppable
 from .trainer import PLAIN, RealismTrainLoRA, config_of, settings_of
-from .training import Watch, base_model, checkpoint_path, examples, plain_conditioning
+from .training import (
+    Watch,
+    base_model,
+    checkpoint_path,
+    checkpoint_state,
+    examples,
+    plain_conditioning,
+)
 from .training_checks import has_coarse_weights, make_room, told_of, unused_layers
 from .training_model import TrainableModel
 from .training_results import report_of
@@ -67,25 +74,18 @@ class RealismTrainAdapter(io.ComfyNode):
                 io.Model.Output(
                     display_name="model", tooltip="The model, with the LoRA on it if one was trained."
                 ),
-                io.LossMap.Output(display_name="loss", tooltip="The loss of each step, for a plot."),
-                io.Int.Output(display_name="steps", tooltip="How many steps were made."),
-                io.Image.Output(
-                    display_name="plot", tooltip="The loss by step, and the held-out loss by noise level."
-                ),
-                io.Image.Output(
-                    display_name="previews",
-                    tooltip="The previews in order, the first from before training; none without vae.",
-                ),
-                io.String.Output(
-                    display_name="report",
-                    tooltip="How it was trained, and the held-out losses, as JSON.",
-                ),
+                *trainer_inputs.told(),
                 io.LoraModel.Output(
                     display_name="lora", tooltip="The LoRA, for Realism Save LoRA; none with lora_rank 0."
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint=None, resume=None, **_) -> list:
+        """Return what changes with the checkpoint to go on from, so that a stopped training goes on."""
+        return checkpoint_state(checkpoint, resume)
 
     @classmethod
     def execute(

@@ -19,16 +19,14 @@ from ..realism_core.training.recording import record_of
 from ..realism_core.training.settings import TrainSettings
 from . import trainer_inputs
 from .comfy import blocked, io, schema, show_text, training_mode, with_lora
-from .gating import first
 from .stopping import stoppable
 from .text_training import attach_all, estimate_all, text_training, weights_of
 from .training import (
     Watch,
     base_model,
-    checkpoint_file,
     checkpoint_path,
+    checkpoint_state,
     examples,
-    file_state,
     plain_conditioning,
 )
 from .training_checks import has_coarse_weights, make_room, told_of, unused_layers
@@ -59,19 +57,7 @@ class RealismTrainLoRA(io.ComfyNode):
                 io.LoraModel.Output(
                     display_name="lora", tooltip="The LoRA, for Realism Save LoRA or ComfyUI's own nodes."
                 ),
-                io.LossMap.Output(display_name="loss", tooltip="The loss of each step, for a plot."),
-                io.Int.Output(display_name="steps", tooltip="How many steps were made."),
-                io.Image.Output(
-                    display_name="plot", tooltip="The loss by step, and the held-out loss by noise level."
-                ),
-                io.Image.Output(
-                    display_name="previews",
-                    tooltip="The previews in order, the first from before training; none without vae.",
-                ),
-                io.String.Output(
-                    display_name="report",
-                    tooltip="How it was trained, and the held-out losses, as JSON.",
-                ),
+                *trainer_inputs.told(),
                 io.Clip.Output(
                     display_name="clip", tooltip="The CLIP with the LoRA on it; none without clip."
                 ),
@@ -82,8 +68,7 @@ class RealismTrainLoRA(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, checkpoint=None, resume=None, **_) -> list:
         """Return what changes with the checkpoint to go on from, so that a stopped training goes on."""
-        name = first(checkpoint, "") if first(resume, False) else ""
-        return file_state(checkpoint_file(name)) if name.strip() else []
+        return checkpoint_state(checkpoint, resume)
 
     @classmethod
     def execute(

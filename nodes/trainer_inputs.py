@@ -1,4 +1,4 @@
-"""The inputs of Realism Train LoRA; new ones go to the end, where saved workflows expect them."""
+"""What trainers take, new inputs at the end, where saved workflows expect them, and what they tell."""
 
 from __future__ import annotations
 
@@ -211,3 +211,22 @@ def safeguards() -> list:
             tooltip="The text encoders' share of the learning rate; 0.5 and less is usual.",
         ),
     ]  # fmt: skip
+
+
+def told() -> list:
+    """Return the outputs on how a training went, which all trainers have."""
+    return [
+        io.LossMap.Output(display_name="loss", tooltip="The loss of each step, for a plot."),
+        io.Int.Output(display_name="steps", tooltip="How many steps were made."),
+        io.Image.Output(
+            display_name="plot", tooltip="The loss by step, and the held-out loss by noise level."
+        ),
+        io.Image.Output(
+            display_name="previews",
+            tooltip="The previews in order, the first from before training; none without vae.",
+        ),
+        io.String.Output(
+            display_name="report",
+            tooltip="How it was trained, and the held-out losses, as JSON.",
+        ),
+    ]

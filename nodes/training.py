@@ -19,6 +19,7 @@ from ..realism_core.training.data import LatentExample, pair
 from ..realism_core.training.loop import Progress as TrainProgress
 from ..realism_core.training.loop import StopAndKeep
 from .comfy import Progress, model_files, output_folder, resolve, show_text
+from .gating import first
 from .training_model import TrainableModel
 from .training_previews import Previews
 
@@ -84,11 +85,12 @@ def checkpoint_file(name: str) -> Path:
     return resolve(file, "checkpoint", [str(output_folder())])
 
 
-def file_state(path: Path) -> list[int]:
-    """Return numbers that change with a file; none where there is no file."""
-    if not path.is_file():
+def checkpoint_state(checkpoint: list[str] | None, resume: list[bool] | None) -> list[int]:
+    """Return numbers that change with the file that these widgets go on from; none where there is none."""
+    name = first(checkpoint, "") if first(resume, False) else ""
+    if not name.strip() or not checkpoint_file(name).is_file():
         return []
-    told = path.stat()
+    told = checkpoint_file(name).stat()
     return [told.st_mtime_ns, told.st_size]
 
 

@@ -34,7 +34,7 @@ from tests.comfy.trainings import (
 from tests.given import given
 from tests.tiny_models import tiny_checkpoint
 
-KILLS = 1
+KILLS = 2
 
 
 @pytest.mark.parametrize(
