@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 MODEL_FOLDERS = ("realism_profiles", "realism_adapters", "face_parsing")
-INPUTS = "realism-kit"
+# folders of workflows/inputs, and where they go in input; Load Image lists what lies in input itself
+INPUTS = {".": "realism-kit", "faces": "realism-kit-faces", "mask": "."}
 PYTHON = (3, 10)
 TORCH = (2, 2)
 COMFYUI = (0, 3, 75)
@@ -53,11 +54,12 @@ def prepare(pack: Path, base: Path) -> list[str]:
     try:
         for name in MODEL_FOLDERS:
             (base / "models" / name).mkdir(parents=True, exist_ok=True)
-        target = base / "input" / INPUTS
-        target.mkdir(parents=True, exist_ok=True)
-        for source in sorted((pack / "workflows" / "inputs").iterdir()):
-            if source.suffix != ".md" and not (target / source.name).exists():
-                shutil.copyfile(source, target / source.name)
+        for folder, name in INPUTS.items():
+            target = base / "input" / name
+            target.mkdir(parents=True, exist_ok=True)
+            for source in sorted((pack / "workflows" / "inputs" / folder).iterdir()):
+                if source.is_file() and source.suffix != ".md" and not (target / source.name).exists():
+                    shutil.copyfile(source, target / source.name)
     except OSError as error:
         problems.append(
             f"{error.filename} could not be written ({error.strerror}): check its permissions, run again."

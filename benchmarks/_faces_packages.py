@@ -6,34 +6,18 @@ resvg-py (MIT) renders them.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from devtools import environment, pip
+from devtools import pinned
 
 PINS = ("python-avatars==1.4.1", "resvg-py==0.5.0")
 
 
 def folder() -> Path:
     """Return the folder with the pinned packages, installing them once (4 MB). Raises SetupError."""
-    told = repr((PINS, sys.version_info[:2])).encode()
-    name = f"faces-packages-{hashlib.sha256(told).hexdigest()[:10]}"
-    home = environment.cache_folder() / name
-    if home.is_dir():
-        return home
-    with environment.locked(name):
-        if home.is_dir():  # another process has made it meanwhile
-            return home
-        pip.say(f"Parts of drawn faces, into {home}: {', '.join(PINS)}")
-        with tempfile.TemporaryDirectory(prefix=".faces-", dir=home.parent) as temporary:
-            new = Path(temporary) / "new"
-            pip.run(sys.executable, ["install", "--no-deps", "--target", str(new), *PINS], "faces")
-            os.replace(new, home)
-    return home
+    return pinned.installed("faces-packages", PINS, "Parts of drawn faces", compiled=True)
 
 
 def modules() -> tuple[ModuleType, ModuleType]:

@@ -40,7 +40,9 @@ def draw(choice: Choice) -> tuple[Tensor, Tensor]:
     avatar = avatars.Avatar(style=avatars.AvatarStyle.TRANSPARENT, top=tops[choice.parts["top"]], **chosen)
     root = ElementTree.fromstring(avatar.render())
     left, top, side = choice.view
-    root.set("viewBox", f"{left:.3f} {top:.3f} {side:.3f} {side:.3f}")
+    # resvg rounds half a unit up on one side and down on the other
+    shown = f"{side:.3f}".replace(".500", ".501")
+    root.set("viewBox", f"{left:.3f} {top:.3f} {shown} {shown}")
     for name in ("width", "height"):
         root.attrib.pop(name, None)
 

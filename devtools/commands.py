@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -12,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 
 from . import comfyui, environment
 from .environment import ROOT
+from .lanes import run_lanes
 from .pip import SetupError, say
 from .server import ComfyServer
 
@@ -85,7 +84,8 @@ def serve(port: int) -> int:
 def test(part: str, pytest_arguments: list[str]) -> int:
     """Run one part of the tests, or all; returns the first non-zero exit code of pytest.
 
-    The core's tests and the server's run side by side, a processor each, where there are two.
+    Where there are two processors, the server's tests run on one, the others' on the other; whoever is done
+    first helps with what is left of the server's.
     """
     python = environment.ensure()
     environ = dict(os.environ)
@@ -103,40 +103,26 @@ def test(part: str, pytest_arguments: list[str]) -> int:
         install = comfyui.ensure_install()
         environ["REALISM_COMFYUI_DIR"], environ["REALISM_COMFYUI_PY"] = map(str, install)
         environ["REALISM_COMFYUI_OLD_DIR"] = str(comfyui.tree_of(comfyui.OLD, python))
-    commands = [[str(python), "-m", "pytest", f"tests/{name}", *pytest_arguments] for name in parts]
-    if parts[:2] == ["core", "comfy"] and (os.cpu_count() or 1) > 1:
+
+    def pytest(*targets: str) -> list[str]:
+        return [str(python), "-m", "pytest", *targets, *pytest_arguments]
+
+    if {"core", "comfy"} <= set(parts) and (os.cpu_count() or 1) > 1:
         environ.setdefault("OMP_NUM_THREADS", str((os.cpu_count() or 2) // 2))
-        codes = side_by_side(commands[:2], environ)
-        commands = commands[2:]
+        with tempfile.TemporaryDirectory() as claims:
+            environ["REALISM_CLAIMS"] = claims
+            files = sorted(map(str, (ROOT / "tests" / "comfy").glob("test_*.py")), reverse=True)
+            sharing = ["-p", "devtools.claims"]
+            others = [pytest(f"tests/{name}") for name in parts if name != "comfy"]
+            lanes = [[pytest("tests/comfy", *sharing)], [*others, pytest(*files, *sharing)]]
+            codes = run_lanes(lanes, ROOT, environ)
     else:
-        codes = []
-    codes += [subprocess.call(command, cwd=ROOT, env=environ) for command in commands]
+        codes = [subprocess.call(pytest(f"tests/{name}"), cwd=ROOT, env=environ) for name in parts]
     if pytest_arguments and any(code != NOTHING_COLLECTED for code in codes):
         codes = [
             0 if code == NOTHING_COLLECTED else code for code in codes
         ]  # -k may select in one part only
     return next((code for code in codes if code), 0)
-
-
-def side_by_side(commands: Sequence[Sequence[str]], environ: Mapping[str, str]) -> list[int]:
-    """Run commands at once; shows the last one's output as it comes, then that of the others."""
-    *others, shown = commands
-    with contextlib.ExitStack() as stack:
-        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in others]
-        running = [
-            subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT)
-            for command, output in zip(others, outputs, strict=True)
-        ]
-        try:
-            code = subprocess.call(shown, cwd=ROOT, env=environ)
-            codes = [process.wait() for process in running]
-        finally:
-            for process in running:
-                process.kill()
-        for output in outputs:
-            output.seek(0)
-            print(output.read().decode(errors="replace"), flush=True)
-    return [*codes, code]
 
 
 def find_browser() -> str | None:

@@ -84,7 +84,8 @@ def _without(conds: Sequence[dict], attributes: bool) -> list[dict]:
 def _nulled(cond: dict, attributes: bool) -> dict:
     told, given = cond[KEY], cond["model_conds"]
     words = given.get("c_crossattn")
-    null = told.null[told.attributes if attributes else 0 :]
+    kept = told.attributes if attributes else 0
+    start, null = told.start + kept, told.null[kept:]
     if words is None or words.cond.ndim != 3 or words.cond.shape[1:] != cond["cross_attn"].shape[1:]:
         raise ValueError(
             "model: this kind changes a prompt's words before its attention, so that attributes and mask "
@@ -96,8 +97,7 @@ def _nulled(cond: dict, attributes: bool) -> dict:
             "Guidance, or use an adapter with mask tokens."
         )
     changed = words.cond.clone()
-    if len(null):
-        changed[:, -len(null) :] = null.to(changed)
+    changed[:, start : start + len(null)] = null.to(changed)
     # what ComfyUI wraps a tensor in makes the like of itself
     return {**cond, "model_conds": {**given, "c_crossattn": words._copy_with(changed)}}
 

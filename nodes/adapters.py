@@ -21,15 +21,16 @@ from .naming import named_path
 from .sockets import Adapter
 
 KIND = "realism_adapters"
-# what a conditioning says of the tokens at its end, for Realism Adapter Guidance
+# what a conditioning says of an adapter's tokens in it, for Realism Adapter Guidance
 KEY = "realism_adapter"
 _MOST = 4.0  # of a strength
 
 
 @dataclass(frozen=True, eq=False)
 class Appended:
-    """What stands at the end of a conditioning: null tokens [N,width], and how many are of the attributes."""
+    """Where a conditioning has an adapter's tokens, their null [N,width], how many are of the attributes."""
 
+    start: int
     null: Tensor
     attributes: int
 
@@ -129,7 +130,8 @@ def _behind(
     pooled = longer.get("pooled_output")
     if isinstance(pooled, Tensor) and len(pooled) == 1 < count:
         longer["pooled_output"] = pooled.expand(count, *pooled.shape[1:])
-    longer[KEY] = Appended(made.null.cpu(), module.config.counts[0])
+    longer[KEY] = Appended(words.shape[1], made.null.cpu(), module.config.counts[0])
+    longer.setdefault("cross_attn_controlnet", plain["cross_attn"])  # ControlNets know no such tokens
     return [longer.pop("cross_attn"), longer]
 
 

@@ -13,7 +13,8 @@ from ..realism_core import __version__
 from ..realism_core.evidence import ScoreTable
 from ..realism_core.gate.audit import AuditLog
 from ..realism_core.gate.audit.provenance import json_sha256, prompt_sha256, sources
-from .comfy import Progress, model_files, setting, user_folder
+from .comfy import Progress, model_files, user_folder
+from .places import setting
 
 SWITCH = ("as set", "on", "off")
 # the ids that web/realism.js gives ComfyUI's settings dialog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +16,8 @@ from .coupling import KEY
 
 COUPLING, MASKS = "attention coupling", "mask conditioning"
 MODES = [COUPLING, MASKS]
+# how often ComfyUI repeats a prompt at most, for it to share a pass with a longer one
+_REPEATS = 4
 Conditioning = list  # of [context, extras], as ComfyUI has it
 
 
@@ -44,10 +47,11 @@ def bound(
     )
     bases = {context.shape[1] for side, _ in sides for context, _ in side}
     null = encode(clip, "")[0][0][:1, -1:]
+    joinable = math.lcm(*bases) <= _REPEATS * min(bases)
     return tuple(
         [
             _coupled(entry, [(piece, wording.phrase(words, piece.shape[1])) for piece, words in said],
-                     null, length, len(bases) == 1)
+                     null, length, joinable)
             for entry in side
         ]
         for side, said in sides
@@ -55,7 +59,7 @@ def bound(
 
 
 def _coupled(
-    entry: list, said: list[tuple[Tensor, Phrase]], null: Tensor, length: int, one_base: bool
+    entry: list, said: list[tuple[Tensor, Phrase]], null: Tensor, length: int, joinable: bool
 ) -> list:
     context, extras = entry
     before = extras.get(KEY)
@@ -73,7 +77,7 @@ def _coupled(
         added = (Phrase(between),) if between else ()
         coupling = Coupling(before.base, (*before.phrases, *added, *phrases))
     changed = {**extras, KEY: coupling, **_longer_mask(extras, context.shape[1], length)}
-    if one_base:
+    if joinable:
         changed.setdefault("cross_attn_controlnet", context)  # nothing is bound in a ControlNet
     return [lengthened(context, *pieces), changed]
 

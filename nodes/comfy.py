@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import comfy.cli_args
 import comfy.ldm.modules.attention as attention_forms
@@ -79,21 +77,9 @@ def decode(vae: Any, latent: dict) -> Tensor:
     return comfy_nodes.VAEDecode().decode(vae, latent)[0]
 
 
-class ModelNoise(NamedTuple):
-    """How a MODEL is noised: what the core's Objective takes, and its sigma (t for flow) at u in 0..1.
-
-    cosmos: the network takes in and gives out other things than the objective says.
-    """
-
-    objective: str
-    sigma_data: float
-    sigmas: Callable[[Tensor], Tensor]
-    cosmos: bool = False
-
-
 # told apart by their formulas: patches and models mix classes freely, and keep the formulas
-_COSMOS = sampling_forms.COSMOS_RFLOW.calculate_denoised
-_PREDICTIONS = {
+COSMOS_FORM = sampling_forms.COSMOS_RFLOW.calculate_denoised
+PREDICTIONS = {
     sampling_forms.EPS.calculate_denoised: "eps",
     sampling_forms.V_PREDICTION.calculate_denoised: "v",
     sampling_forms.EDM.calculate_denoised: "edm",
@@ -102,7 +88,7 @@ _PREDICTIONS = {
     sampling_forms.COSMOS_RFLOW.calculate_denoised: "flow",
 }
 # from u to what the schedule calls its timestep, as percent_to_sigma has it; None: even in log sigma
-_SCHEDULES = {
+SCHEDULES = {
     sampling_forms.ModelSamplingDiscrete.sigma: lambda sampling: 999.0,
     sampling_forms.StableCascadeSampling.sigma: lambda sampling: 1.0,
     sampling_forms.ModelSamplingDiscreteFlow.sigma: lambda sampling: sampling.multiplier,
@@ -111,44 +97,7 @@ _SCHEDULES = {
     sampling_forms.ModelSamplingContinuousV.sigma: None,
     sampling_forms.ModelSamplingCosmosRFlow.sigma: None,
 }
-
-
-def model_noise(model: Any) -> ModelNoise:
-    """Return what a MODEL predicts and its noise schedule, with all patches (ModelSamplingSD3 and the like).
-
-    sigmas(u) is percent_to_sigma(1 - u) for many u at once, on u's device, with finite values at both ends.
-    Raises ValueError, naming the kind of model, for one that has no known relation of signal and noise.
-    """
-    sampling = model.get_model_object("model_sampling")
-    form = getattr(type(sampling), "calculate_denoised", None)
-    schedule = getattr(type(sampling), "sigma", None)
-    kind = _PREDICTIONS.get(form)
-    name = f"{type(model.model).__name__} ({model.model.model_type.name})"
-    if kind is None or isinstance(sampling, sampling_forms.IMG_TO_IMG) or schedule not in _SCHEDULES:
-        raise ValueError(
-            f"model {name} has no known relation of signal to noise (distilled models such as LCM, image to "
-            "image models): no loss weight can be honoured. Connect the model that it was made from."
-        )
-    if getattr(sampling, "noise_scale", 1.0) != 1:
-        raise ValueError(
-            f"model {name} scales its noise by {sampling.noise_scale:g}, for which the loss weights are not "
-            "known: set its noise scale to 1, or connect another model."
-        )
-    if _SCHEDULES[schedule] is None:
-        low, high = float(sampling.sigma_min), float(sampling.sigma_max)
-
-        def sigmas(u: Tensor) -> Tensor:
-            sigma = low * (high / low) ** u
-            return sigma / (1 + sigma) if kind == "flow" else sigma
-    else:
-
-        def sigmas(u: Tensor) -> Tensor:
-            return sampling.sigma(u * _SCHEDULES[schedule](sampling)).to(u.dtype)
-
-    sigma_data = float(sampling.sigma_data) if kind in ("v", "edm") else 1.0
-    # v prediction of other data than of variance 1 is EDM's prediction with the sign turned
-    return ModelNoise("edm" if sigma_data != 1 else kind, sigma_data, sigmas, form is _COSMOS)
-
+IMAGE_TO_IMAGE = sampling_forms.IMG_TO_IMG
 
 OUT_OF_MEMORY = comfy.model_management.OOM_EXCEPTION
 
@@ -334,23 +283,6 @@ def user_folder() -> Path:
     return Path(folder_paths.get_user_directory())
 
 
-def setting(name: str, default: Any) -> Any:
-    """Return a setting of ComfyUI's settings dialog, as the default user has it.
-
-    Raises ValueError with the fix if the settings file cannot be read.
-    """
-    path = user_folder() / "default" / "comfy.settings.json"
-    for patience in (0.2, 0):
-        try:
-            return json.loads(path.read_text(encoding="utf-8")).get(name, default)
-        except FileNotFoundError:
-            return default
-        except (OSError, ValueError, AttributeError) as error:
-            problem = error
-            time.sleep(patience)  # ComfyUI may just be writing it
-    raise ValueError(f"ComfyUI's settings {path} cannot be read ({problem}): mend the file.")
-
-
 def model_files(name: str) -> list[tuple[str, Path]]:
     """Return (kind of model folder, path) of every different file that goes by a name; none if unknown."""
     found = {}
@@ -361,38 +293,18 @@ def model_files(name: str) -> list[tuple[str, Path]]:
     return list(found.values())
 
 
-def next_output(prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:
-    """Return (folder, base name, next number, subfolder) for files saved under a prefix; the folder exists.
-
-    Raises ValueError when the prefix leads out of the output folder.
-    """
-    root = str(output_folder())
-    resolve(prefix, "filename_prefix", [root])
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
-    return Path(folder), name, counter, subfolder
+def numbered_output(prefix: str, width: int, height: int) -> tuple[str, str, int, str, str]:
+    """Return what Save Image makes of a prefix; the folder is made, wherever it lies."""
+    return folder_paths.get_save_image_path(prefix, str(output_folder()), width, height)
 
 
-def resolve(path: str, name: str, roots: Iterable[str] | None = None) -> Path:
-    """Return a path from a socket, resolved; relative ones lie in the input folder (or the first root).
-
-    It must stay under ComfyUI's input, output, temp, user or any model folder (or the given roots), symlinks
-    followed.
-    Raises ValueError naming the input and the fix.
-    """
-    if roots is None:
-        roots = [
-            folder_paths.get_input_directory(),
-            folder_paths.get_output_directory(),
-            folder_paths.get_temp_directory(),
-            folder_paths.get_user_directory(),
-            folder_paths.models_dir,
-            *(folder for paths, _ in folder_paths.folder_names_and_paths.values() for folder in paths),
-        ]
-    real = [os.path.realpath(root) for root in roots]
-    target = os.path.realpath(os.path.join(real[0], path))
-    if not any(target == root or target.startswith(root.rstrip(os.sep) + os.sep) for root in real):
-        raise ValueError(
-            f"{name} {path!r} leads outside ComfyUI's folders: use a folder inside ComfyUI's input, output, "
-            "user or models folders (link or copy the pictures there)."
-        )
-    return Path(target)
+def open_folders() -> list[str]:
+    """Return the folders that nodes may read: input (first), output, temp, user and every model folder."""
+    return [
+        folder_paths.get_input_directory(),
+        folder_paths.get_output_directory(),
+        folder_paths.get_temp_directory(),
+        folder_paths.get_user_directory(),
+        folder_paths.models_dir,
+        *(folder for paths, _ in folder_paths.folder_names_and_paths.values() for folder in paths),
+    ]

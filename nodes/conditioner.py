@@ -60,16 +60,19 @@ class RealismConditioner(io.ComfyNode):
                 ),
                 Adapter.Input(
                     "adapter", optional=True, tooltip="A trained adapter: its tokens say the attributes "
-                    "and the mask in place of phrases; fit and on_empty are for phrases.",
+                    "and the mask in place of phrases. mode and on_empty are for phrases and stay as they "
+                    "were.",
                 ),
                 io.Float.Input(
                     "attribute_strength", default=1.0, min=0.0, max=4.0, step=0.05,
                     tooltip="What the strengths of the attributes are multiplied by: how much of the "
-                    "attention they take. 1 as words in a prompt, 0 none.",
+                    "attention they take. 1 as words in a prompt, 0 none. With an adapter: how far its "
+                    "tokens say them, 1 as it was trained.",
                 ),
                 io.Float.Input(
                     "mask_strength", default=1.0, min=0.0, max=1.0, step=0.05,
-                    tooltip="How firmly attributes are kept to their regions: 1 only there, 0 everywhere.",
+                    tooltip="How firmly attributes are kept to their regions: 1 only there, 0 everywhere. "
+                    "With an adapter: how far its tokens say the mask, 1 as it was trained, 0 not at all.",
                 ),
                 io.Combo.Input(
                     "mode", options=MODES, default=COUPLING, optional=True,
@@ -82,12 +85,13 @@ class RealismConditioner(io.ComfyNode):
                     "fit", options=list(FITS), default="refuse", optional=True,
                     tooltip="If the picture has another aspect than the mask. refuse: an error when "
                     "sampling. crop, pad, stretch: the mask is cut, widened or distorted. Mask conditioning "
-                    "always stretches.",
+                    "and adapters always stretch.",
                 ),
                 io.Combo.Input(
-                    "on_empty", options=ON_EMPTY, default="leave out", optional=True,
+                    "on_empty", options=ON_EMPTY, default=ON_EMPTY[0], optional=True,
                     tooltip="For an attribute whose regions are in no picture of the mask. leave out: it is "
-                    "not said. whole picture: all of the picture sees it. error: stop and name it.",
+                    "not said. whole picture: all of the picture sees it. error: stop and name it. Not for "
+                    "adapters, whose attributes have no regions.",
                 ),
             ],
             outputs=[
@@ -109,12 +113,10 @@ class RealismConditioner(io.ComfyNode):
         cls, attribute_strength, mask_strength, attributes=None, mask=None, clip=None, positive=None,
         negative=None, model=None, adapter=None, mode=COUPLING, fit="refuse", on_empty="leave out",
     ) -> io.NodeOutput:  # fmt: skip
+        if mode != COUPLING or adapter is not None:
+            _check_stretched(fit, "mask conditioning" if adapter is None else "an adapter")
         if adapter is not None:
-            if mode != COUPLING:
-                raise ValueError(
-                    "mode is for attributes without an adapter, which has tokens of its own: set it to "
-                    f"{COUPLING}, or disconnect adapter."
-                )
+            _check_unused(mode, on_empty)
             return cls.by_adapter(
                 adapter, attributes, mask, clip, positive, negative, model, attribute_strength, mask_strength
             )
@@ -129,11 +131,6 @@ class RealismConditioner(io.ComfyNode):
         if clip is None and (wording.words or positive is None or negative is None):
             raise ValueError(
                 "clip is missing: connect the CLIP that belongs to the model; it encodes the attributes."
-            )
-        if mode != COUPLING and fit in ("crop", "pad"):
-            raise ValueError(
-                f"fit is {fit}, but mask conditioning always stretches masks: set fit to stretch, and make "
-                "the mask at the aspect of the picture."
             )
         if model is None and mode == COUPLING and wording.needs_model:
             raise ValueError(
@@ -168,6 +165,23 @@ class RealismConditioner(io.ComfyNode):
         show_text(cls.hidden.unique_id, told)
         given = blocked() if model is None else model
         return io.NodeOutput(given, positive, negative, ui={"text": (told,)})
+
+
+def _check_stretched(fit: str, what: str) -> None:
+    if fit in ("crop", "pad"):
+        raise ValueError(
+            f"fit is {fit}, but {what} always stretches masks: set fit to stretch, and make the mask at the "
+            "aspect of the picture."
+        )
+
+
+def _check_unused(mode: str, on_empty: str) -> None:
+    for name, value, usual in (("mode", mode, COUPLING), ("on_empty", on_empty, ON_EMPTY[0])):
+        if value != usual:
+            raise ValueError(
+                f"{name} is for attributes without an adapter, which has tokens of its own: set it to "
+                f"{usual}, or disconnect adapter."
+            )
 
 
 def _bindable(wording: Wording, on_empty: str) -> tuple[Wording, list[str]]:

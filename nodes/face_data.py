@@ -23,7 +23,8 @@ from ..realism_core.training.faces_files import (
 )
 from ..realism_core.training.faces_prepare import ON_PROBLEM, FaceSettings, prepare_faces
 from ..realism_core.training.fingerprints import layer_fingerprints
-from .comfy import Progress, blocked, io, output_folder, resolve, schema, show_text
+from .comfy import Progress, blocked, io, output_folder, schema, show_text
+from .places import resolve
 from .sockets import Attributes, FaceMask
 from .vae import check_vae
 

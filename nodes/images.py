@@ -11,7 +11,8 @@ from ..realism_core.gate import picture_codes
 from ..realism_core.images import check_finite
 from ..realism_core.saving import FORMATS, save_manifest, save_picture
 from . import audit as auditing
-from .comfy import Progress, io, metadata_wanted, next_output, output_folder, schema
+from .comfy import Progress, io, metadata_wanted, output_folder, schema
+from .places import next_output
 from .sockets import Scores, check_counts
 
 MANIFESTS = {"none": [], "csv": [".csv"], "json": [".json"], "both": [".csv", ".json"]}

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..realism_core.training.layouts import LAYOUTS, to_layout
 from ..realism_core.training.lora_file import save_lora
 from ..realism_core.training.metadata import TrainingRecord
-from .comfy import io, next_output, schema, show_text
+from .comfy import io, schema, show_text
+from .places import next_output
 
 
 class TrainedLora(dict):

@@ -11,7 +11,8 @@ from ..realism_core.training import timesteps as timestep_kinds
 from ..realism_core.training.objective import LABELS, Objective
 from ..realism_core.training.timesteps import TimestepSampler, stable_diffusion_sigmas
 from ..realism_core.training.weighting import KINDS, MODES, LossWeight
-from .comfy import io, model_noise, schema
+from .comfy import io, schema
+from .model_noise import model_noise
 from .sockets import LossWeight as LossWeightSocket
 
 # the shares of the training for which the report says between which noise levels they lie

@@ -13,6 +13,8 @@ from .comfy import answer_posts, model_folder
 KIND = "face_parsing"
 # the paths that web/face_parser.js posts to
 PATHS = "/realism/face_parser/"
+# bytes of a file whose share is worth telling; the texts beside the weights are there at once
+LARGE = 2**20
 
 
 class Download:
@@ -57,8 +59,9 @@ class Download:
     def _arrived(self, done: int, total: int) -> None:
         if self._stop.is_set():
             raise Cancelled
-        with self._lock:
-            self._told = {"state": "running", "done": done, "total": total}
+        if total > LARGE:
+            with self._lock:
+                self._told = {"state": "running", "done": done, "total": total}
 
 
 download = Download(FACE_PARSER)

@@ -14,8 +14,9 @@ from ..realism_core.evidence.domain import Domain, domain_detector, fit_domain
 from ..realism_core.images import check_images
 from ..realism_core.irs import DEFINITIONS, Profile
 from ..realism_core.pictures import PictureError, find_pictures, read_batches
-from .comfy import Progress, io, model_names, model_path, resolve, schema
+from .comfy import Progress, io, model_names, model_path, schema
 from .naming import named_path
+from .places import resolve
 from .scorer import DEFINITION_TIP
 from .sockets import Profile as ProfileSocket
 from .sockets import count

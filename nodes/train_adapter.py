@@ -50,6 +50,8 @@ _WITHOUT = {
     "captions", "text_rate",
 }  # fmt: skip
 _BEHIND = "seed"  # the input after which those of the adapter come
+# new tokens bear larger steps than weights that were trained before
+RATE, LORA_RATE = 1e-3, 0.1
 
 
 class RealismTrainAdapter(io.ComfyNode):
@@ -123,6 +125,7 @@ class RealismTrainAdapter(io.ComfyNode):
             "adapter": asdict(module.config),
             "group_dropout": trained.dropout,
             "unknown": trained.unknown,
+            **({"lora_rate": chosen.get("lora_rate", LORA_RATE)} if config else {}),
         }
 
         def record(result: Result) -> TrainingRecord:
@@ -136,7 +139,7 @@ class RealismTrainAdapter(io.ComfyNode):
             )  # fmt: skip
             return made if config else replace(made, adapter="tokens", rank=None, alpha=None, targets=None)
 
-        with training_mode(), _joined(network, trained, config, settings.seed) as joined, stoppable() as stop:
+        with training_mode(), _joined(network, trained, config, chosen) as joined, stoppable() as stop:
             keeper = AdapterKeeper(node, joined, shapes, record)
             keeper.config = module.config
             layers = {path: adapter.layer for path, adapter in joined.layers.items()}
@@ -224,10 +227,22 @@ def _inputs() -> list:
         if one.id in _WITHOUT:
             continue
         one.tooltip = one.tooltip.replace("LoRA", "adapter")
+        if one.id == "learning_rate":
+            one.default = RATE
+            one.tooltip = (
+                f"How far a step goes. {RATE:g} suits new tokens; lower it if the loss jumps. A LoRA trained "
+                "along takes the share lora_rate of it."
+            )
         if one.id in ("targets", "pattern"):
             one.tooltip = f"With lora_rank: {one.tooltip[0].lower()}{one.tooltip[1:]}"
         together += [one, *(ours if one.id == _BEHIND else [])]
-    return together
+    lora_rate = io.Float.Input(
+        "lora_rate", default=LORA_RATE, min=0.0001, max=10.0, step=0.05, round=False, optional=True,
+        tooltip="The learning rate of the LoRA, as a share of learning_rate: weights that were trained "
+        "before bear smaller steps than new tokens.",
+    )  # fmt: skip
+    lora_rate.advanced = True
+    return [*together, lora_rate]
 
 
 def _adapter_of(
@@ -255,19 +270,21 @@ def _lora_config(chosen: Mapping[str, Any]) -> LoraConfig | None:
     if not rank:
         if chosen.get("targets", "attention") != "attention" or chosen.get("pattern", ""):
             raise ValueError("targets and pattern choose a LoRA's layers: set lora_rank above 0 for one.")
+        if chosen.get("lora_rate", LORA_RATE) != LORA_RATE:
+            raise ValueError("lora_rate is that of a LoRA: set lora_rank above 0 for one.")
         return None
     return config_of({**chosen, "rank": rank, "alpha": float(rank)})
 
 
 def _joined(
-    network: TrainableModel, trained: TrainableAdapter, config: LoraConfig | None, seed: int
+    network: TrainableModel, trained: TrainableAdapter, config: LoraConfig | None, chosen: Mapping[str, Any]
 ) -> JoinedAdapters:
     # without layers the network is frozen all the same, for the gradient to go through
     if config is None:
         layers = LoraAdapters(network.module, LoraConfig(rank=1, alpha=1.0), {})
     else:
-        layers = attach(network.module, config, seed, network.device)
-    return JoinedAdapters([layers, trained])
+        layers = attach(network.module, config, chosen["seed"], network.device)
+    return JoinedAdapters([layers, trained], [chosen.get("lora_rate", LORA_RATE), 1.0])
 
 
 NODES = [RealismTrainAdapter]

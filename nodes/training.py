@@ -18,8 +18,9 @@ from ..realism_core.saving import to_pillow
 from ..realism_core.training.data import LatentExample, pair
 from ..realism_core.training.loop import Progress as TrainProgress
 from ..realism_core.training.loop import StopAndKeep
-from .comfy import Progress, model_files, output_folder, resolve, show_text
+from .comfy import Progress, model_files, output_folder, show_text
 from .gating import first
+from .places import resolve
 from .training_model import TrainableModel
 from .training_previews import Previews
 

@@ -11,14 +11,8 @@ import torch
 from torch import Tensor
 
 from ..realism_core.training.objective import Objective
-from .comfy import (
-    OUT_OF_MEMORY,
-    is_on_device,
-    joined_conditions,
-    model_conditions,
-    model_noise,
-    onto_device,
-)
+from .comfy import OUT_OF_MEMORY, is_on_device, joined_conditions, model_conditions, onto_device
+from .model_noise import model_noise
 from .training_attention import with_gradient
 
 # what networks raise that are given another model's words or latents

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from devtools import environment, pip
+from devtools import environment, pinned
 
 PINS = ("diffusers==0.42.1", "peft==0.21.2", "accelerate==1.15.0")
 PARTS = (
@@ -67,15 +65,6 @@ def search_path(folder_for_this: Path) -> str:
     return os.pathsep.join((str(folder_for_this), str(environment.ROOT), str(folder())))
 
 
-def folder(python: str = sys.executable) -> Path:
+def folder() -> Path:
     """Return the folder with the pinned packages, installing them once. Raises SetupError."""
-    digest = hashlib.sha256(repr(PINS).encode()).hexdigest()[:10]
-    home = environment.cache_folder() / f"diffusers-{digest}"
-    with environment.locked(home.name):
-        if not home.is_dir():
-            pip.say(f"Packages to check LoRA files with, into {home}: {', '.join(PINS)}")
-            with tempfile.TemporaryDirectory(prefix=".diffusers-", dir=home.parent) as temporary:
-                new = Path(temporary) / "new"
-                pip.run(python, ["install", "--no-deps", "--target", str(new), *PINS], "diffusers")
-                os.replace(new, home)
-    return home
+    return pinned.installed("diffusers", PINS, "Packages to check LoRA files with")

@@ -8,6 +8,7 @@ const QUESTION =
   "It was trained on CelebAMask-HQ, whose pictures are for non-commercial research.";
 const POLL = 1000;
 let watching = false;
+let stopping = false; // the server stops when the next part has arrived
 
 const tell = (severity, detail) =>
   app.extensionManager.toast.add({ severity, summary: "Realism Kit", detail, life: severity === "error" ? 20000 : 5000 });
@@ -32,7 +33,7 @@ async function watch(told, node) {
   try {
     while (told.state === "running") {
       const share = told.total ? ` ${Math.floor((100 * told.done) / told.total)} %` : "";
-      label(`Downloading${share}: press to stop`);
+      label(stopping ? `Stopping${share}` : `Downloading${share}: press to stop`);
       await new Promise((resolve) => setTimeout(resolve, POLL));
       told = await ask("state");
     }
@@ -47,7 +48,7 @@ async function watch(told, node) {
       tell("error", told.error);
     }
   } finally {
-    watching = false;
+    watching = stopping = false;
     label(NAME);
   }
 }
@@ -55,6 +56,8 @@ async function watch(told, node) {
 async function press(node) {
   try {
     if (watching) {
+      stopping = true;
+      label("Stopping");
       await ask("stop");
       return;
     }

@@ -79,7 +79,8 @@ def place(
     """Return the groups of a batch made of parts, whose contexts were repeated up to `tokens`.
 
     size: height and width of the whole latent. None if no token is bound to anything. Raises ValueError for a
-    mask of another aspect, as `SemanticMask.fitted` does, and for contexts that no repetition explains.
+    mask of another aspect, as `SemanticMask.fitted` does, for masks that do not come out even with the
+    pictures, and for contexts that no repetition explains.
     """
     bound = [part.coupling for part in parts if part.coupling is not None]
     told = [phrase for coupling in bound for phrase in coupling.phrases]
@@ -103,7 +104,12 @@ def place(
                 if key not in fitted:
                     fitted[key] = phrase.mask.fitted(*size, phrase.fit, soft=True)
                 share = fitted[key].region(phrase.labels).cpu()
-                share = share[[row % len(share) for row in range(part.rows)]]
+                if part.rows % len(share):
+                    raise ValueError(
+                        f"mask holds {len(share)} pictures, but {part.rows} are sampled at once: connect one "
+                        "for all, or one for each picture of the batch."
+                    )
+                share = share.repeat(part.rows // len(share), 1, 1)
                 share = share[:, top : top + tall, left : left + wide]
                 cover[:, group] = phrase.floor + (1 - phrase.floor) * share
         if tokens % part.length or (part.coupling and part.coupling.tokens > part.length):

@@ -21,6 +21,8 @@ GAP, ROW, SWATCH = 14, 19, 13
 COLUMN = 142
 # colours that would sink into the dark surface get a frame, so all do
 _FRAME = 1
+# of classes that other pictures of the batch have: readable, but behind the others
+_FAINT = (120, 125, 136)
 
 
 def mask_preview(mask: SemanticMask) -> Tensor:
@@ -72,9 +74,9 @@ def _entry(canvas: Canvas, x: float, y: float, label: int, share: float) -> None
     box = [(x, middle - SWATCH / 2), (x + SWATCH, middle - SWATCH / 2)]
     box += [(x + SWATCH, middle + SWATCH / 2), (x, middle + SWATCH / 2)]
     canvas.polygon(box, fill=MASK_CLASSES[label].colour, outline=MUTED, width=_FRAME)
-    colour = TEXT if share > 0 else GRID
+    colour = TEXT if share > 0 else _FAINT
     canvas.text(x + SWATCH + 7, middle, MASK_CLASSES[label].title, 13, colour, "lm")
-    canvas.text(x + COLUMN - GAP, middle, percentage(share), 12, MUTED if share > 0 else GRID, "rm")
+    canvas.text(x + COLUMN - GAP, middle, percentage(share), 12, MUTED if share > 0 else _FAINT, "rm")
 
 
 def percentage(share: float) -> str:

@@ -62,6 +62,7 @@ def two_faces(graph: Graph, *_):
             ("positive or latents do not fit the model",),
         ),
         ({"targets": "all"}, ("targets and pattern choose a LoRA's layers", "lora_rank above 0")),
+        ({"lora_rate": 1.0}, ("lora_rate is that of a LoRA", "lora_rank above 0")),
         ({"lora_rank": 500}, ("rank 500 is more than layer",)),
         ({"condition_dropout": 0.5, "negative": None}, ("condition_dropout needs an empty conditioning",)),
         ({"preview_every": 2}, ("preview_every needs vae",)),
@@ -94,6 +95,9 @@ def file_of(server: ComfyServer, name: str, **config) -> str:
         ({"attributes": "none"}, {}, ("it was trained without attributes",)),
         ({}, {"positive": None}, ("clip is missing",)),
         ({}, {"mode": "mask conditioning"}, ("mode is for attributes without an adapter",)),
+        ({}, {"on_empty": "error"}, ("on_empty is for attributes without an adapter", "set it to leave out")),
+        ({}, {"fit": "pad"}, ("fit is pad, but an adapter always stretches masks: set fit to stretch",)),
+        ({}, {"positive": "wordless"}, ("positive holds no words: this model has no cross-attention",)),
         ({}, {"positive": "adapted"}, ("positive has the tokens of an adapter already",)),
         ({}, {"positive": "three"}, ("mask has 3 pictures, positive has 2 prompts",)),
     ],
@@ -107,6 +111,8 @@ def test_prompts_that_do_not_fit(
     loader = graph.add("RealismLoadAdapter", name=file_of(server, "misfit", **config))
     if inputs.get("positive") == "adapted":
         inputs = {"positive": conditioned(graph, parts, loader)["positive"], "mask": None}
+    if inputs.get("positive") == "wordless":
+        inputs = {"positive": graph.add("TestConditioning", width=0)}
     if inputs.get("positive") == "three":
         inputs = {
             "positive": graph.add("TestPromptBatch", prompt=parts["positive"], count=2),

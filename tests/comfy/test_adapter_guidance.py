@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devtools.server import ComfyServer
-from tests.comfy.adapter_graphs import adapter_training, conditioned, parts_of, sampled
+from tests.comfy.adapter_graphs import adapter_training, conditioned, faces, parts_of, sampled
 from tests.comfy.graphs import Graph, Node, done, failure
 from tests.comfy.searches import Checkpoints
 from tests.comfy.test_adapter_nodes import text_of
@@ -18,38 +18,57 @@ def guided(graph: Graph, model: list | Node, attributes: float, mask: float) -> 
     return graph.add("RealismAdapterGuidance", model=model, attribute_cfg=attributes, mask_cfg=mask)
 
 
-@pytest.mark.parametrize("kind", ["sd15_noclip", "koala_vpred", "sd3", "flux"])
+@pytest.mark.parametrize("kind", ["sd15_noclip", "koala_vpred", "sd3", "flux", "sd3 and more words"])
 def test_each_weight_is_its_own(server: ComfyServer, checkpoints: Checkpoints, kind: str) -> None:
-    """One step of euler gives what the model thinks the picture is, so that runs can be added up."""
+    """One step of euler gives what the model thinks the picture is, so that runs can be added up.
+
+    Also where another node has added words behind the tokens, and with the sampler's cfg at 1.
+    """
+    kind, _, more = kind.partition(" ")
     graph = Graph()
     parts = parts_of(graph, server, checkpoints, kind)
     adapter = adapter_training(graph, kind, parts)["adapter"]
-    prompts = conditioned(graph, parts, adapter)
+    if more:
+        parts["mask"] = faces(graph, server, "nose")
+
+    def prompted(**strengths) -> dict:
+        node = conditioned(graph, parts, adapter, **strengths)
+        sides = {name: node[name] for name in ("positive", "negative")}
+        if more:
+            sides["positive"] = graph.add(
+                "ConditioningConcat", conditioning_to=sides["positive"], conditioning_from=parts["positive"]
+            )
+        return sides
+
+    prompts = prompted()
     sides = {
         "all": prompts,
-        "attributes": conditioned(graph, parts, adapter, mask_strength=0.0),
-        "prompt": conditioned(graph, parts, adapter, attribute_strength=0.0, mask_strength=0.0),
+        "attributes": prompted(mask_strength=0.0),
+        "prompt": prompted(attribute_strength=0.0, mask_strength=0.0),
         "none": {"positive": prompts["negative"], "negative": prompts["negative"]},
     }
     singles = {
         name: graph.show(sampled(graph, parts["model"], side, steps=1, cfg=1.0))
         for name, side in sides.items()
     }
-    weights = [(5.0, 1.0), (0.0, 0.0), (CFG, 7.0), (6.0, CFG), (2.0, 2.0)]
+    weights = [(CFG, 5.0, 1.0), (CFG, 0.0, 0.0), (CFG, CFG, 7.0), (CFG, 6.0, CFG), (CFG, 2.0, 2.0)]
+    weights += [(1.0, 5.0, 2.0)]
+    if kind == "koala_vpred":  # as slow as all others together
+        weights = [weights[0], weights[-1]]
     ids = [
-        graph.show(sampled(graph, guided(graph, parts["model"], *pair), prompts, steps=1, cfg=CFG))
-        for pair in weights
+        graph.show(sampled(graph, guided(graph, parts["model"], *pair), prompts, steps=1, cfg=cfg))
+        for cfg, *pair in weights
     ]
     run = done(server.run(graph))
     found = {name: values(run, id) for name, id in singles.items()}
-    for (attributes, mask), id in zip(weights, ids, strict=True):
+    for (cfg, attributes, mask), id in zip(weights, ids, strict=True):
         wanted = [
-            none + CFG * (prompt - none) + attributes * (told - prompt) + mask * (both - told)
+            none + cfg * (prompt - none) + attributes * (told - prompt) + mask * (both - told)
             for none, prompt, told, both in zip(
                 *(found[name] for name in ("none", "prompt", "attributes", "all")), strict=True
             )
         ]
-        assert far(values(run, id), wanted) < 2e-3, (attributes, mask)
+        assert far(values(run, id), wanted) < 2e-3, (cfg, attributes, mask)
     assert far(values(run, ids[0]), values(run, ids[1])) > 1e-3
 
 

@@ -107,6 +107,31 @@ def test_with_a_lora_both_are_needed(server: ComfyServer, checkpoints: Checkpoin
     assert json.loads(metadata(Path(path))["realism.rank"]) == 4
 
 
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_a_lora_takes_its_share_of_the_steps_of_new_tokens(
+    server: ComfyServer, checkpoints: Checkpoints, share: float | None
+) -> None:
+    """Adam's first step is the rate in every number: from 0 on, what the weights are."""
+    known = server.object_info()
+    ours, loras = (
+        known[node]["input"]["required"]["learning_rate"][1]["default"]
+        for node in ("RealismTrainAdapter", "RealismTrainLoRA")
+    )
+    assert (ours, loras) == (1e-3, 1e-4)
+    graph = Graph()
+    parts = parts_of(graph, server, checkpoints, "sd3")
+    told = {} if share is None else {"lora_rate": share}
+    trainer = adapter_training(graph, "sd3", parts, lora_rank=4, steps=1, learning_rate=ours, **told)
+    saved(graph, trainer, "a step")
+    file = graph.add("RealismSaveLoRA", lora=trainer["lora"], filename_prefix="loras/a-step")
+    run = done(server.run(graph))
+    (path,) = run.entry["outputs"][file.id]["text"]
+    ups = [weight.abs().max() for name, weight in load_file(path).items() if "lora_up" in name]
+    assert max(ups) == pytest.approx(loras if share is None else share * ours, rel=0.05)
+    bias = load_adapter(folder(server) / "a step.safetensors").adapter.outer.bias
+    assert bias.abs().max() == pytest.approx(ours, rel=0.05)
+
+
 def test_without_a_lora_nothing_behind_it_runs(server: ComfyServer, checkpoints: Checkpoints) -> None:
     graph = Graph()
     parts = parts_of(graph, server, checkpoints, "sd3")
@@ -146,20 +171,27 @@ def ended(server: ComfyServer, checkpoints: Checkpoints, name: str, on_event=Non
     return server.run(graph, on_event=on_event)
 
 
-def test_stopped_and_resumed_it_is_the_same_bit_for_bit(
+def test_queued_again_after_cancel_or_stop_it_is_the_same_bit_for_bit(
     server: ComfyServer, checkpoints: Checkpoints
 ) -> None:
-    done(ended(server, checkpoints, "whole", steps=300, lora_rank=2))
-    options = {"steps": 300, "lora_rank": 2, "checkpoint": "adapter-run"}
-    press = at_step(20, lambda: server.post("/realism/stop_and_keep", {}))
-    done(ended(server, checkpoints, "half", press, **options))
-    assert checkpoint_of(server, "adapter-run").is_file()
-    done(ended(server, checkpoints, "rest", resume=True, **options))
-    names = ("half", "rest", "whole")
-    half, rest, whole = (load_adapter(folder(server) / f"{name}.safetensors") for name in names)
-    assert half.about["training"]["steps"] < 300 and same(rest, whole) and not same(half, rest)
+    """One workflow, queued three times as it is; ComfyUI would else hand out what it remembers of it."""
+    done(ended(server, checkpoints, "whole", steps=100, lora_rank=2))
+    options = {"steps": 100, "lora_rank": 2, "checkpoint": "adapter-run", "resume": True}
+    press = at_step(10, lambda: server.post("/interrupt", {}))
+    run = ended(server, checkpoints, "part", press, **options)
+    assert status(run) == "execution_interrupted" and checkpoint_of(server, "adapter-run").is_file()
+    press = at_step(40, lambda: server.post("/realism/stop_and_keep", {}))
+    stopped = done(ended(server, checkpoints, "part", press, **options))
+    whole, half = (load_adapter(folder(server) / f"{name}.safetensors") for name in ("whole", "part"))
+    assert 40 <= half.about["training"]["steps"] < 100 and not same(half, whole)
+    resumed = done(ended(server, checkpoints, "part", **options))
+    first, second = (
+        next(data["value"] for name, data in run.events if name == "progress") for run in (stopped, resumed)
+    )
+    assert 10 < first <= 40 < second == half.about["training"]["steps"] + 1
+    assert same(load_adapter(folder(server) / "part.safetensors"), whole)
     for changed, words in (({"unknown": 0.0}, "unknown was 0.5"), ({"grid": 4}, "adapter.grid was 8")):
-        run = ended(server, checkpoints, "other", resume=True, **{**options, **changed})
+        run = ended(server, checkpoints, "other", **{**options, **changed})
         assert words in failure(run), changed
 
 

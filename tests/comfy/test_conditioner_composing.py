@@ -159,32 +159,36 @@ def test_an_attention_override_is_called_unless_it_ignores_masks(here: Setting, 
     assert (value(run, seen)["masked"][0] > 0) == (override == "see")
 
 
-def test_a_control_net_is_given_the_prompts_alone(server: ComfyServer, checkpoints: Checkpoints) -> None:
-    here = Setting(server, checkpoints, "sd15_noclip")
-    node = here.conditioned(WORDS, here.mask(FACE))
-    sides = {side: node[side] for side in ("positive", "negative")}
-    control = here.graph.add("TestControl", name="control", **sides)
-    one = here.sampled(node["model"], control[0], control[1], cfg=3.0)
-    other = here.of(node, cfg=3.0)
-    apart = here.difference(one, other)
-    seen = here.graph.add("TestProbed", a=one, b=other, first="control", second="control").id
-    run = here.run()
-    assert value(run, apart)["relative"] > 1e-3
-    assert value(run, seen)["calls"][0] == [77]
-
-
 def test_mask_conditioning(here: Setting) -> None:
-    """ComfyUI's own: nothing changes outside the masks, and no model is needed."""
+    """ComfyUI's own: nothing changes outside the masks and those set before, and no model is needed."""
     mask, pair = here.mask(FACE), []
+    half = here.graph.add("SolidMask", value=1.0, width=WIDE // 2, height=TALL)
+    none = here.graph.add("SolidMask", value=0.0, width=WIDE, height=TALL)
+    left = here.graph.add("MaskComposite", destination=none, source=half, x=0, y=0, operation="add")
     hair = here.graph.add("RealismFaceMaskParts", mask=mask["mask"], parts="hair")
+    within = here.graph.add(
+        "MaskComposite", destination=hair["mask"], source=left, x=0, y=0, operation="multiply"
+    )
+    prompts = [
+        here.graph.add(
+            "ConditioningSetMask", conditioning=here.positive, mask=part, strength=1.0,
+            set_cond_area="default",
+        )
+        for part in (left, here.graph.add("InvertMask", mask=left))
+    ]  # fmt: skip
     for words in ("Blond_Hair, -Goatee", "Black_Hair, -Goatee"):
-        node = here.conditioned(words, mask, mode="mask conditioning")
+        node = here.conditioned(words, mask, mode="mask conditioning", positive=prompts[0])
         here.graph[node.id]["inputs"].pop("model")
-        pair.append(here.sampled(here.model, node["positive"], node["negative"], cfg=3.0))
-    id = here.difference(*pair, mask=hair["mask"])
-    found = value(here.run(), id)
+        both = here.graph.add(
+            "ConditioningCombine", conditioning_1=node["positive"], conditioning_2=prompts[1]
+        )
+        pair.append(here.sampled(here.model, both, node["negative"], cfg=3.0))
+    id, blocked = here.difference(*pair, mask=within), here.graph.show(node["model"])
+    run = here.run()
+    found = value(run, id)
     assert found["inside"] > 1e-3
     assert found["outside"] < 1e-3 * found["inside"]
+    assert blocked not in run.entry["outputs"], "no model came in"
 
 
 def test_strengths(here: Setting) -> None:
@@ -229,7 +233,7 @@ def test_what_is_said_is_told(here: Setting) -> None:
     spread = here.conditioned("Blond_Hair", here.mask(skin), on_empty="whole picture")
     left = here.conditioned("Blond_Hair", here.mask(skin))
     for one in (node, spread, left):
-        here.graph.show(here.of(one))
+        here.graph.add("TestTokens", conditioning=one["positive"])
     run = here.run()
     text = told(run, node).splitlines()
     assert "blond hair (0.8): hair" in text and "not goatee (1): skin, lower lip" in text

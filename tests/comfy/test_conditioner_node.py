@@ -136,6 +136,18 @@ def test_a_mask_of_another_size(server: ComfyServer, checkpoints: Checkpoints, k
     )
 
 
+def test_masks_for_another_number_of_pictures(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    """Two masks serve four pictures in turn; of three it is not known whose they are."""
+    here = Setting(server, checkpoints, "sd3", batch=4)
+    turned = FACE.flip(0)
+    masks = [here.mask(FACE, turned), here.mask(FACE, turned, FACE, turned), here.mask(FACE, turned, FACE)]
+    two, four, three = (here.of(here.conditioned("Blond_Hair", mask)) for mask in masks)
+    same = here.difference(two, four)
+    assert value(here.run(), same)["relative"] < 1e-5
+    here.graph.show(three)
+    assert "mask holds 3 pictures, but 4 are sampled at once: connect one for all" in failure(
+        server.run(here.graph)
+    )
 
 
 @pytest.mark.parametrize(("change", "words"), [

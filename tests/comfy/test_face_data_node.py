@@ -165,8 +165,8 @@ def test_cancel_keeps_what_is_encoded(server: ComfyServer, root: Path, vae: str)
     shutil.rmtree(root)
     trees.own(root, 16, apart=True)
     for number in range(16):
-        Image.fromarray(trees.pixels(number, 512)).save(root / "images" / f"p{number}.png")
-    options = {"kind": "folder", "split": "all", "side": 512}
+        Image.fromarray(trees.pixels(number, 256)).save(root / "images" / f"p{number}.png")
+    options = {"kind": "folder", "split": "all", "side": 256}
     graph = Graph()
     node = faces(graph, vae, **options)
     graph.show(node["report"])

@@ -274,7 +274,7 @@ def check_interrupted(server: ComfyServer, graph: Graph, node: str) -> None:
 
 def test_interrupt_of_scoring(server: ComfyServer) -> None:
     graph = Graph()
-    images = graph.add("TestImages", kind="soft", batch=24, height=1024, width=1024)
+    images = graph.add("TestImages", kind="soft", batch=12, height=1024, width=1024)
     scored = graph.add("RealismScore", images=images)
     graph.show(scored["irs"])
     check_interrupted(server, graph, scored.id)

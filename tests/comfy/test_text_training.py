@@ -126,19 +126,20 @@ def text_of(what: dict) -> dict[str, float]:
 
 
 def test_every_option_reaches_the_text_encoders(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    """On encoders of a few layers, CLIP-L and T5: eleven trainings."""
     options = [
         {"text_rate": 0.25}, {"dora": True}, {"dropout": 0.5}, {"settings": {"optimiser": "adafactor"}},
         {"settings": {"condition_dropout": 0.9}}, {"settings": {"precision": "bf16"}},
         {"captions": ("a dog",)}, {"captions": ("", "a dog")}, {"targets": "feed_forward"}, {"alpha": 8.0},
     ]  # fmt: skip
-    plain, *others = sizes(server, checkpoints, [{}, *options])
+    plain, *others = sizes(server, checkpoints, [{}, *options], "sd3_t5")
     first = text_of(plain)
     for option, other in zip(options, others, strict=True):
         assert other["untouched"], option
         now = text_of(other)
         assert sum(now.values()) > 0
-        changed = set(now) != set(first) or any(abs(now[path] / first[path] - 1) > 1e-4 for path in first)
-        assert changed, option
+        far_off = (path for path in first if abs(now.get(path, 0) - first[path]) > 1e-4 * first[path])
+        assert set(now) != set(first) or any(far_off), option
     slow = text_of(others[0])
     assert sum(slow.values()) < 0.5 * sum(first.values())
     network = {path: size for path, size in plain["sizes"].items() if path not in first}
@@ -164,7 +165,7 @@ def test_the_first_loss_is_that_of_prompts_encoded_beforehand(
 
 def test_recompute_changes_memory_only(server: ComfyServer, checkpoints: Checkpoints) -> None:
     """The encoders add in place to what the gradient needs; both ways work on copies of it."""
-    plain, again = sizes(server, checkpoints, [{}, {"settings": {"recompute": True}}])
+    plain, again = sizes(server, checkpoints, [{}, {"settings": {"recompute": True}}], "sd3_t5")
     assert again["losses"] == pytest.approx(plain["losses"], rel=1e-5)
     for path, size in plain["sizes"].items():
         assert again["sizes"][path] == pytest.approx(size, rel=1e-3, abs=1e-6), path

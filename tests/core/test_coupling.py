@@ -70,8 +70,8 @@ def cases(draw) -> dict:
     coupling = Coupling(base, tuple(phrases))
     return {
         "random": random, "size": size, "step": step, "coupling": coupling, "behind": behind,
-        "repeats": draw(st.integers(1, 2)), "rows": draw(st.integers(1, 3)), "rest": draw(st.integers(0, 2)),
-        "mask": mask,
+        "repeats": draw(st.integers(1, 2)), "rows": masks * draw(st.integers(1, 2)),
+        "rest": draw(st.integers(0, 2)), "mask": mask,
     }  # fmt: skip
 
 
@@ -175,6 +175,16 @@ def test_a_mask_of_another_size_and_aspect(fit: str) -> None:
     assert torch.equal(placed.covers[:, 1], FACE.fitted(20, 20, fit, soft=True).region(["hair"]))
     with pytest.raises(ValueError, match="24 x 32, which is another aspect than 20 x 20: set fit"):
         place([Part(Coupling(1, (phrase._replace(fit="refuse"),)), 2, 1)], 2, (20, 20))
+
+
+def test_masks_serve_pictures_in_turn_if_they_come_out_even() -> None:
+    pair = SemanticMask.from_labels(torch.cat([FACE.labels, FACE.labels.flip(1)]))
+    hair = Coupling(1, (Phrase(1, mask=pair, labels=(LABELS["hair"],)),))
+    placed = place([Part(hair, 2, 4)], 2, (32, 24))
+    assert torch.equal(placed.covers[:, 1], pair.region(["hair"]).repeat(2, 1, 1))
+    for rows in (1, 3):
+        with pytest.raises(ValueError, match=f"mask holds 2 pictures, but {rows} are sampled at once"):
+            place([Part(hair, 2, rows)], 2, (32, 24))
 
 
 def test_a_context_that_was_changed_is_refused() -> None:

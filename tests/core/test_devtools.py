@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devtools import comfyui, commands, environment, pip
+from devtools import comfyui, environment, pip
 from devtools.environment import MARKER, environment_hash, interpreter, what_is_broken
 from devtools.workflow import WorkflowError, to_prompt
 
@@ -248,24 +248,3 @@ def test_api_prompt_and_subgraphs_are_refused():
         to_prompt({"1": {"class_type": "Load", "inputs": {}}}, INFO)
     with pytest.raises(WorkflowError, match="subgraphs"):
         to_prompt({**workflow(), "definitions": {"subgraphs": [{}]}}, INFO)
-
-
-MEET = """
-import pathlib, sys, time
-mine, theirs, code = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
-mine.touch()
-ends = time.monotonic() + 30
-while not theirs.exists():
-    assert time.monotonic() < ends, "the other was not started"
-    time.sleep(0.02)
-print("output of", mine.name, flush=True)
-sys.exit(code)
-"""
-
-
-def test_commands_run_at_once_and_all_is_shown(tmp_path, capfd):
-    one, other = tmp_path / "one", tmp_path / "other"
-    words = [[one, other, 3], [other, one, 0]]
-    both = [[sys.executable, "-c", MEET, *map(str, arguments)] for arguments in words]
-    assert commands.side_by_side(both, dict(os.environ)) == [3, 0]
-    assert capfd.readouterr().out.split("\n")[:2] == ["output of other", "output of one"]

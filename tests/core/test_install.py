@@ -14,7 +14,10 @@ import pytest
 import install
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = {file.name for file in (ROOT / "workflows" / "inputs").iterdir() if file.suffix != ".md"}
+INPUTS = ROOT / "workflows" / "inputs"
+PICTURES = {file.name for file in INPUTS.iterdir() if file.is_file() and file.suffix != ".md"}
+FACES = {file.name for file in (INPUTS / "faces").iterdir()}
+MASK = "realism-kit-face.png"
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def pack(tmp_path: Path) -> Path:
     folder = tmp_path / "ComfyUI" / "custom_nodes" / "any name"
     (folder / "workflows").mkdir(parents=True)
     shutil.copy(ROOT / "install.py", folder)
-    shutil.copytree(ROOT / "workflows" / "inputs", folder / "workflows" / "inputs")
+    shutil.copytree(INPUTS, folder / "workflows" / "inputs")
     return folder
 
 
@@ -45,6 +48,9 @@ def test_it_prepares_the_folders_and_the_example_pictures(pack: Path) -> None:
     code, said = run(pack)
     assert code == 0 and said == f"Realism Kit: ready in {base}.\n"
     assert {file.name for file in (base / "input" / "realism-kit").iterdir()} == PICTURES
+    assert {file.name for file in (base / "input" / "realism-kit-faces").iterdir()} == FACES
+    assert (base / "input" / MASK).read_bytes() == (INPUTS / "mask" / MASK).read_bytes()
+    assert {file.name for file in (base / "input").iterdir()} == {"realism-kit", "realism-kit-faces", MASK}
     for name in ("realism_profiles", "realism_adapters"):
         assert (base / "models" / name).is_dir()
 

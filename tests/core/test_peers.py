@@ -12,7 +12,6 @@ import torch
 from PIL import Image, ImageFilter
 
 from benchmarks import _peers as peers
-from devtools.pip import SetupError
 
 COFFEE = Path(__file__).resolve().parents[2] / "workflows" / "inputs" / "coffee.png"
 BOTH = pytest.mark.parametrize("measure", [peers.niqe, peers.brisque])
@@ -36,32 +35,6 @@ def test_support_vectors_are_read_and_absent_entries_are_zero() -> None:
     expected[0, 0], expected[0, 35], expected[1, 1] = 0.5, -1, 3e-5
     assert coefficients.tolist() == [-2.5, 1e-3]
     assert torch.equal(vectors, expected)
-
-
-def test_the_packages_are_installed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-
-    def install(python: str, arguments: list[str], step: str) -> None:
-        calls.append(arguments)
-        Path(arguments[arguments.index("--target") + 1]).mkdir()
-
-    monkeypatch.setenv("REALISM_CACHE", str(tmp_path))
-    monkeypatch.setattr(peers.pip, "run", install)
-    assert peers.folder() == peers.folder()
-    assert len(calls) == 1 and "--no-deps" in calls[0] and set(peers.PINS) <= set(calls[0])
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [peers.folder().name]
-
-
-def test_a_failed_installation_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(python: str, arguments: list[str], step: str) -> None:
-        Path(arguments[arguments.index("--target") + 1]).mkdir()
-        raise SetupError("no network")
-
-    monkeypatch.setenv("REALISM_CACHE", str(tmp_path))
-    monkeypatch.setattr(peers.pip, "run", fail)
-    with pytest.raises(SetupError, match="no network"):
-        peers.folder()
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 @BOTH

@@ -208,7 +208,7 @@ def test_the_curated_list_is_whole() -> None:
 def test_sources_lists_exactly_the_shipped_photographs() -> None:
     text = (INPUTS / "SOURCES.md").read_text(encoding="utf-8")
     sections = {part.split("\n", 1)[0].strip(): part for part in text.split("\n## ")[1:]}
-    pictures = {p.name for p in INPUTS.iterdir() if p.suffix not in (".md", ".txt")}
+    pictures = {p.name for p in INPUTS.iterdir() if p.is_file() and p.suffix not in (".md", ".txt")}
     assert set(sections) == pictures
     # captions of our own, one a picture
     assert {p.stem for p in INPUTS.glob("*.txt")} == {Path(name).stem for name in pictures}

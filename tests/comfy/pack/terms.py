@@ -125,7 +125,8 @@ class TestWeights(io.ComfyNode):
             for name, value in [*network.named_parameters(), *network.named_buffers()]:
                 about = (name, value.dtype, value.is_inference(), value.requires_grad, value.grad is None)
                 state.update(repr(about).encode())
-                state.update(value.detach().cpu().float().numpy().tobytes())
+                content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+                state.update(content.numpy().data)
         return io.NodeOutput(ui={"text": (state.hexdigest(),)})
 
 
