@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import _adapter_child, _adapter_codec, _faces_drawn
-from benchmarks._adapter_codec import codec
+from benchmarks._adapter_codec import Codec
 from benchmarks._faces_drawn import DrawnFaces, drawn_faces
 from devtools.comfyui import ensure_install
-from devtools.environment import cache_folder
 
 CHILD = Path(_adapter_child.__file__)
 HELD_OUT_SEED = 5
@@ -55,16 +54,16 @@ class Plan:
     rate: float = 2e-3
     rank: int = 32
     width: int = 128
-    cfg: float = 2.0
+    unknown: float = 0.1
+    cfg: float = 2.5
     sample_steps: int = 20
 
 
 class Runs:
-    """Trains what a plan asks for, or takes it from the cache."""
+    """Trains what a plan asks for, or takes it from the folder, where it stays."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.codec = plan, codec()
-        self._network: Path | None = None
+    def __init__(self, plan: Plan, codec: Codec, folder: Path) -> None:
+        self.plan, self.codec, self.folder = plan, codec, folder
 
     @property
     def held_out(self) -> DrawnFaces:
@@ -97,7 +96,7 @@ class Runs:
                 "steps": plan.steps, "batch_size": plan.batch, "learning_rate": plan.rate, "seed": seed,
                 "schedule": "cosine", "warmup": plan.steps // 20, "ema_decay": 0.99, "weight_decay": 0.0,
                 "lora_rank": plan.rank, "lora_rate": 1.0, "targets": "all", "width": plan.width,
-                "attribute_form": arm.attributes, "mask_form": arm.mask,
+                "unknown": plan.unknown, "attribute_form": arm.attributes, "mask_form": arm.mask,
             }  # fmt: skip
             part = path.with_suffix(".training")
             sample = {"seed": 1000 * seed, "steps": plan.sample_steps, "cfg": plan.cfg, "batch": 50}
@@ -109,11 +108,11 @@ class Runs:
         return self.codec.decode(load_file(path)["latents"])
 
     def _path(self, kind: str, told: dict[str, Any]) -> Path:
-        files = [Path(_adapter_codec.__file__), *([] if kind == "faces" else [CHILD])]
+        files = [*([] if kind == "faces" else [CHILD]), Path(_adapter_codec.__file__)]
         sha = hashlib.sha256(json.dumps(told, sort_keys=True).encode() + _faces_drawn.version().encode())
         for file in files:
             sha.update(file.read_bytes())
-        return cache_folder() / "adapter" / f"{kind}-{sha.hexdigest()[:16]}.safetensors"
+        return self.folder / f"{kind}-{sha.hexdigest()[:16]}.safetensors"
 
     def _child(self, used: Path, **wanted: Any) -> list[float]:
         """Run the child; raises RuntimeError with the end of what it said if it fails."""

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from benchmarks._p2_model import WholeNetwork, sample
 from benchmarks._realism_model import CELLS, CHANNELS, SIDE, LatentDenoiser, Material, read_material
+from benchmarks._rounds import mean_interval
 from devtools.environment import cache_folder
 from realism_core.irs.distribution import features
 from realism_core.irs.measures import measure
@@ -41,7 +42,6 @@ from realism_core.training.weighting import LossWeight
 
 VERSION = 1  # of the trainings, for the cache
 PLAIN, PUBLISHED = "without a term", "published 1 / IRS, weight 1"
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's, two-sided, by number of values
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,6 @@ def mean_loss(denoiser: LatentDenoiser, held_out: Dataset) -> float:
     return sum(band.loss for band in bands) / len(bands)
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return the mean and half the width of its 95 % interval."""
-    table = torch.tensor(values, dtype=torch.float64)
-    return float(table.mean()), T_95[len(values)] * float(table.std()) / len(values) ** 0.5
-
-
 def report(runs: Runs) -> None:
     """Print the tables; train what is missing."""
     plan, material = runs.plan, runs.material
@@ -202,7 +196,7 @@ def report(runs: Runs) -> None:
     ):
         print(f"{title:34s} {'{:10.3f}  {:10.3f}  {:8.2f}  {:6.3f}'.format(*runs.judged(pictures))}")
     plain = [runs.figures(PLAIN, seed) for seed in plan.seeds]
-    about = [interval([run[place] for run in plain])[0] for place in range(5)]
+    about = [mean_interval([run[place] for run in plain])[0] for place in range(5)]
     row = "{:10.3f}  {:10.3f}  {:8.2f}  {:6.3f}".format(*about[1:])
     print(f"{PLAIN:34s} {row}   loss {about[0]:.5f}\n")
     print("change against the same seed without a term, mean of the seeds and 95 % interval")
@@ -211,8 +205,8 @@ def report(runs: Runs) -> None:
     for term in (PUBLISHED, *map(str, plan.weights)):
         found = [runs.figures(term, seed) for seed in plan.seeds]
         pairs = list(zip(found, plain, strict=True))
-        parts = [interval([100 * (a.loss / b.loss - 1) for a, b in pairs])]
-        parts += [interval([a[place] - b[place] for a, b in pairs]) for place in range(1, 5)]
+        parts = [mean_interval([100 * (a.loss / b.loss - 1) for a, b in pairs])]
+        parts += [mean_interval([a[place] - b[place] for a, b in pairs]) for place in range(1, 5)]
         name = term if term == PUBLISHED else f"term, weight {term}"
         digits = (2, 3, 3, 2, 3)
         cells = [f"{mean:+.{n}f} +- {half:.{n}f}" for (mean, half), n in zip(parts, digits, strict=True)]

@@ -10,7 +10,8 @@ from scipy import stats
 
 from benchmarks import _tiny_decoders as tiny_decoders
 from benchmarks._realism_model import Material, _encoded
-from benchmarks.realism_term import PLAIN, PUBLISHED, QUICK, Runs, _same, interval, report
+from benchmarks._rounds import mean_interval
+from benchmarks.realism_term import PLAIN, PUBLISHED, QUICK, Runs, _same, report
 from realism_core.irs import Profile
 from realism_core.training.data import Dataset, LatentExample
 from tests.core.textures import scenes
@@ -52,6 +53,6 @@ def test_the_report_has_a_row_a_term(
 
 def test_the_interval_is_students() -> None:
     values = [1.0, 2.5, 2.0]
-    mean, half = interval(values)
+    mean, half = mean_interval(values)
     low, high = stats.t.interval(0.95, 2, loc=mean, scale=stats.sem(values))
     assert (mean - half, mean + half) == pytest.approx((low, high), abs=1e-3)
