@@ -6,10 +6,12 @@ A network in SD3's layout (three blocks, 192 numbers wide) first learns to draw 
 which. From there Realism Train Adapter trains, in ComfyUI, an adapter with a LoRA of rank 32: with tokens;
 with the published baselines, a pooled vector of attributes and mask tokens without a place; with one of the
 two conditions alone. Each makes pictures of the attributes and masks of faces that nothing learned
-from; judges trained on yet other faces (benchmarks/faces.py) find the classes and attributes in them. Both
-the true faces and their copies by the same autoencoder are judged too: no arm can do better.
+from; judges trained on yet other faces (benchmarks/faces.py) find the classes and attributes in them. The
+true faces and their copies by the same autoencoder are judged too: what right pictures are given.
 
-Prints mean and 95 % interval (Student's t over seeds) of each measure, and the differences, seed by seed.
+Prints mean and 95 % interval (Student's t over the adapters' seeds) of each measure, and the differences,
+seed by seed. The network, the held-out faces and the judges are the same for all: the intervals do not tell
+how much another of these would change.
 """
 
 from __future__ import annotations

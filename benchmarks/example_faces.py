@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -158,7 +158,7 @@ def draw(look: Look) -> tuple[Image.Image, Image.Image]:
               mixed(look.cloth, "#000000", 0.25))  # fmt: skip
     if look.jewels == "necklace":
         arc = [(68 * np.sin(t), 404 + 40 * np.cos(t)) for t in np.linspace(-1.35, 1.35, 15)]
-        back = [(x * 1.0, y + 7) for x, y in reversed(arc)]
+        back = [(x, y + 7) for x, y in reversed(arc)]
         made.fill([*arc, *back], "#d9b54a", "neck_l", smooth=False)
     if look.style not in ("waves", "bob"):
         made.both(EAR, dark, "l_ear", "r_ear")
@@ -231,7 +231,7 @@ def coloured(labels: Image.Image) -> Image.Image:
     return made
 
 
-def save(looks: Iterable[Look], folder: Path) -> dict[str, Any]:
+def save(looks: Iterable[Look], folder: Path) -> dict[str, int]:
     """Write the faces to a folder; returns how many pixels each class covers in all, by name."""
     folder.mkdir(parents=True, exist_ok=True)
     covered = np.zeros(len(CLASS_NAMES), dtype=np.int64)

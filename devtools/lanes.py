@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -51,22 +52,22 @@ class Lane:
 def run_lanes(lanes: Sequence[Sequence[Command]], folder: Path, environ: Mapping[str, str]) -> list[int]:
     """Run lanes at once in a folder; shows the first one's output as it comes, then that of the others.
 
-    Returns all exit codes, lane by lane. When it is interrupted, it kills what runs.
+    Returns all exit codes, lane by lane. When interrupted, it kills what runs and shows what that said.
+    Raises OSError for a command that cannot be started.
     """
     with contextlib.ExitStack() as stack:
         outputs = [None, *(stack.enter_context(tempfile.TemporaryFile()) for _ in lanes[1:])]
         made = [Lane(lane, folder, environ, output) for lane, output in zip(lanes, outputs, strict=True)]
-        threads = [threading.Thread(target=lane.run) for lane in made[1:]]
+        pool = stack.enter_context(ThreadPoolExecutor(len(made)))
         try:
-            for thread in threads:
-                thread.start()
+            others = [pool.submit(lane.run) for lane in made[1:]]
             made[0].run()
-            for thread in threads:
-                thread.join()
+            for other in others:
+                other.result()  # raises what went wrong there
         finally:
             for lane in made:
                 lane.stop()
-        for output in outputs[1:]:
-            output.seek(0)
-            print(output.read().decode(errors="replace"), flush=True)
+            for output in outputs[1:]:
+                output.seek(0)
+                print(output.read().decode(errors="replace"), flush=True)
     return [code for lane in made for code in lane.codes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -266,13 +267,18 @@ def _adapter_of(
 
 
 def _lora_config(chosen: Mapping[str, Any]) -> LoraConfig | None:
-    rank = chosen.get("lora_rank", 0)
+    rank, rate = chosen.get("lora_rank", 0), chosen.get("lora_rate", LORA_RATE)
     if not rank:
         if chosen.get("targets", "attention") != "attention" or chosen.get("pattern", ""):
             raise ValueError("targets and pattern choose a LoRA's layers: set lora_rank above 0 for one.")
-        if chosen.get("lora_rate", LORA_RATE) != LORA_RATE:
+        if rate != LORA_RATE:
             raise ValueError("lora_rate is that of a LoRA: set lora_rank above 0 for one.")
         return None
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(
+            f"lora_rate is {rate}: it is the LoRA's share of learning_rate, a number above 0. To train the "
+            "adapter alone, set lora_rank to 0."
+        )
     return config_of({**chosen, "rank": rank, "alpha": float(rank)})
 
 

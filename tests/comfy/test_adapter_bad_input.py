@@ -63,6 +63,10 @@ def two_faces(graph: Graph, *_):
         ),
         ({"targets": "all"}, ("targets and pattern choose a LoRA's layers", "lora_rank above 0")),
         ({"lora_rate": 1.0}, ("lora_rate is that of a LoRA", "lora_rank above 0")),
+        (
+            {"lora_rank": 2, "lora_rate": lambda graph, *_: graph.add("PrimitiveFloat", value=0.0)},
+            ("lora_rate is 0.0", "set lora_rank to 0"),
+        ),
         ({"lora_rank": 500}, ("rank 500 is more than layer",)),
         ({"condition_dropout": 0.5, "negative": None}, ("condition_dropout needs an empty conditioning",)),
         ({"preview_every": 2}, ("preview_every needs vae",)),

@@ -78,6 +78,17 @@ def test_a_stopped_lane_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -
     assert not (tmp_path / "second").exists()
 
 
+def test_a_command_that_cannot_start_is_an_error_in_any_lane(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = [str(tmp_path / "no such program")]
+    one, other = ([sys.executable, "-c", f"print('output of {name}')"] for name in ("one", "other"))
+    for lanes in ([[missing], [other]], [[one], [other, missing]]):
+        with pytest.raises(FileNotFoundError):
+            run_lanes(lanes, tmp_path, os.environ)
+    assert {"output of one", "output of other"} <= set(capfd.readouterr().out.splitlines())
+
+
 def test_processes_that_share_files_run_each_test_once_and_files_as_a_whole(tmp_path: Path) -> None:
     claims, log = tmp_path / "claims", tmp_path / "log"
     claims.mkdir()
