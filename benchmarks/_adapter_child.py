@@ -1,8 +1,7 @@
-"""The generator of benchmarks/adapter.py in a process with ComfyUI: its start, an adapter, what it samples.
+"""A network of SD3's kind with an adapter, trained on drawn faces, and what they make, in ComfyUI's process.
 
-Run as COMFYUI_DIR BASE JSON by _adapter_runs.py. JSON: what, see `start` and `adapter`; folder, where the
-faces lie as `read_faces` reads them; and what these functions read of it. The last line of the output is the
-answer, the losses.
+Run as COMFYUI_DIR BASE JSON by _adapter_runs.py. JSON: folder, where the faces lie as `read_faces` reads
+them; made, the file to write; and what `trained` and `sampled` read of it.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-NETWORK = "drawn-faces.safetensors"  # in models/diffusion_models
 ADVANCED = "comfy_extras/nodes_model_advanced.py"
 CONTEXT, POOLED = 128, 32  # numbers of the one word, which says nothing, and of its pooled form
 SHIFT = 1.5  # of the flow's noise levels: latents are small, and come to a deviation of 1.5
@@ -58,50 +57,12 @@ def said_of(folder: str, name: str) -> tuple[Any, list, Any]:
     return latents, [one(strengths) for strengths in attributes], mask.from_labels(labels)
 
 
-def add_nodes(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Make two nodes known: the faces, and what samples with what was trained; returns where that lies."""
-    from comfy_api.latest import io
-
-    import nodes
-
-    class BenchFaces(io.ComfyNode):
-        @classmethod
-        def define_schema(cls) -> io.Schema:
-            said = [
-                io.Custom("FACE_ATTRIBUTES").Output(is_output_list=True),
-                io.Custom("SEMANTIC_MASK").Output(),
-            ]
-            outputs = [io.Latent.Output(), io.Conditioning.Output(), *said]
-            return io.Schema(node_id="BenchFaces", category="test", inputs=[], outputs=outputs)
-
-        @classmethod
-        def execute(cls) -> io.NodeOutput:
-            latents, attributes, mask = said_of(wanted["folder"], "training")
-            return io.NodeOutput({"samples": latents}, nothing_said(), attributes, mask)
-
-    class BenchEnd(io.ComfyNode):
-        @classmethod
-        def define_schema(cls) -> io.Schema:
-            inputs = [io.AnyType.Input(name) for name in ("model", "adapter", "losses")]
-            return io.Schema(
-                node_id="BenchEnd", category="test", inputs=inputs, outputs=[], is_output_node=True
-            )
-
-        @classmethod
-        def execute(cls, model, adapter, losses) -> io.NodeOutput:
-            taken.update(made=sampled(model, adapter, wanted), losses=losses)
-            return io.NodeOutput()
-
-    taken: dict[str, Any] = {}
-    nodes.NODE_CLASS_MAPPINGS.update(BenchFaces=BenchFaces, BenchEnd=BenchEnd)
-    return taken
-
-
 def new_network(path: Path, heads: int, seed: int) -> None:
     """Write a network in SD3's layout with first weights; it has as many blocks as heads."""
     import torch
     from comfy import ops
     from comfy.ldm.modules.diffusionmodules import mmdit
+    from safetensors.torch import save_file
     from torch import nn
 
     width = HEAD * heads
@@ -123,78 +84,109 @@ def new_network(path: Path, heads: int, seed: int) -> None:
                 bias[gate * width : (gate + 1) * width] = _GATE
     places = mmdit.get_2d_sincos_pos_embed_torch(width, PLACES, PLACES)
     network.pos_embed = places.reshape(1, PLACES**2, width).float()
-    _write(path, network.state_dict())
+    save_file({name: weight.clone() for name, weight in network.state_dict().items()}, path)
 
 
-def start(executor: Any, wanted: dict[str, Any]) -> list[float]:
-    """Train the whole network on the faces without a word said of them; write it to wanted["network"].
+class Everything:
+    """A whole network and an adapter, trained as one: a `realism_core.training.denoiser.Trainable`."""
 
-    heads: of the network; settings: of the training.
-    """
-    from _p2_model import WholeNetwork
+    def __init__(self, network: Any, adapter: Any) -> None:
+        self.network, self.adapter = network.requires_grad_(True), adapter
 
+    def parameters(self) -> list[Any]:
+        return [*self.network.parameters(), *self.adapter.parameters()]
+
+    def rate_groups(self) -> list[tuple[float, list[Any]]]:
+        return [(1.0, self.parameters())]
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {f"network.{name}": weight.detach() for name, weight in self.network.state_dict().items()}
+        return own | self.adapter.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        known = self.adapter.state_dict()
+        self.adapter.load_state_dict({name: state[name] for name in known})
+        self.network.load_state_dict(
+            {name.removeprefix("network."): weight for name, weight in state.items() if name not in known}
+        )
+
+    def train(self, mode: bool = True) -> Everything:
+        self.adapter.train(mode)
+        return self
+
+    def begin_pass(self, number: int) -> None:
+        self.adapter.begin_pass(number)
+
+
+def loaded(path: Path) -> Any:
+    """Return the network of a file in models/diffusion_models as a MODEL whose weights can learn."""
     import nodes
 
-    path = Path(wanted["network"])
-    new_network(path, wanted["heads"], wanted["settings"]["seed"])
-    # not by ComfyUI's executor, under which weights cannot learn
+    # not by ComfyUI's executor, under which they cannot
     kinds = nodes.NODE_CLASS_MAPPINGS
-    (plain,) = kinds["UNETLoader"]().load_unet(NETWORK, "default")
-    (shifted,) = kinds["ModelSamplingSD3"]().patch(plain, SHIFT)
-    model = of_pack("nodes.training_model").TrainableModel(shifted)
-    latents = {"samples": said_of(wanted["folder"], "training")[0]}
-    examples = of_pack("nodes.training").examples(model, [latents], [nothing_said()], None, None)
-    result = of_pack("realism_core.training.loop").train(
-        model, WholeNetwork(model.module.requires_grad_(True)),
-        of_pack("realism_core.training.data").Dataset(examples),
-        of_pack("realism_core.training.settings").TrainSettings(**wanted["settings"]),
-        on_step=_tell,
-    )  # fmt: skip
-    _write(path, result.state)
-    return list(result.losses)
+    (plain,) = kinds["UNETLoader"]().load_unet(path.name, "default")
+    return kinds["ModelSamplingSD3"]().patch(plain, SHIFT)[0]
 
 
-def adapter(executor: Any, wanted: dict[str, Any]) -> list[float]:
-    """Train with Realism Train Adapter; write what it then samples for the held-out faces to wanted["made"].
+def trained(wanted: dict[str, Any]) -> tuple[Any, Any, list[float]]:
+    """Return (the MODEL, the adapter's file, the losses) of a training of both from first weights on.
 
-    inputs: the node's widgets. attributes, mask: whether these are connected, and asked for. sample: seed,
-    steps, cfg, batch.
+    heads: of the network. config: of the adapter. settings: of the training. dropout, unknown: of the
+    adapter. noise: the mean of the logit of the noise levels. network, checkpoint: files; from the latter a
+    training goes on that was broken off.
     """
-    from _train_child import execute
-    from safetensors.torch import save_file
+    import torch
 
-    taken = add_nodes(wanted)
-    said = {name: ["3", place] for name, place in (("attributes", 2), ("mask", 3)) if wanted[name]}
-    fixed = {"model": ["2", 0], "latents": ["3", 0], "positive": ["3", 1]}
-    trained = {"model": ["4", 1], "adapter": ["4", 0], "losses": ["4", 2]}
-    graph = {
-        "1": ("UNETLoader", {"unet_name": NETWORK, "weight_dtype": "default"}),
-        "2": ("ModelSamplingSD3", {"model": ["1", 0], "shift": SHIFT}),
-        "3": ("BenchFaces", {}),
-        "4": ("RealismTrainAdapter", {**fixed, **said, **wanted["inputs"]}),
-        "5": ("BenchEnd", trained),
-    }
-    execute(executor, {key: {"class_type": kind, "inputs": given} for key, (kind, given) in graph.items()})
-    save_file({"latents": taken["made"].contiguous()}, wanted["made"])
-    return list(taken["losses"]["loss"])
+    core, pack = "realism_core.training.", of_pack("nodes.adapter_training")
+    new_network(Path(wanted["network"]), wanted["heads"], wanted["settings"]["seed"])
+    plain = loaded(Path(wanted["network"]))
+    model = of_pack("nodes.training_model").TrainableModel(plain)
+    latents, attributes, mask = said_of(wanted["folder"], "training")
+    config = pack.adapter_config(model, nothing_said()[0][0], **wanted["config"])
+    module = of_pack("realism_core.conditioning.adapter").TokenAdapter(config, wanted["settings"]["seed"])
+    examples = of_pack("nodes.training").examples(model, [{"samples": latents}], [nothing_said()], None, None)
+    words = examples[0].conditioning
+    examples = pack.adapter_examples(
+        module, examples, attributes if module.attributes else None, [mask] if module.mask else None
+    )
+    adapter = of_pack(f"{core}adapter_training").TrainableAdapter(
+        module, wanted["settings"]["seed"], wanted["dropout"], wanted["unknown"]
+    )
+    levels = of_pack(f"{core}timesteps").TimestepSampler("logit_normal", mean=wanted["noise"])
+    weight = replace(of_pack(f"{core}loop").PLAIN, timesteps=levels)
+    both, checkpoint = Everything(model.module, adapter), Path(wanted["checkpoint"])
+    result = of_pack(f"{core}loop").train(
+        pack.AdapterTrainableModel(model, adapter), both, of_pack(f"{core}data").Dataset(examples),
+        of_pack(f"{core}settings").TrainSettings(**wanted["settings"]), weight,
+        empty_conditioning={"words": words, "attributes": None, "planes": None},
+        checkpoint=checkpoint, resume=checkpoint if checkpoint.is_file() else None, on_step=_tell,
+    )  # fmt: skip
+    with torch.no_grad():
+        both.load_state_dict(result.state)
+    both.network.requires_grad_(False)
+    file = of_pack("realism_core.conditioning.adapter_file").AdapterFile(module.requires_grad_(False), {})
+    return plain, file, list(result.losses)
 
 
 def sampled(model: Any, adapter: Any, wanted: dict[str, Any]) -> Any:
-    """Return latents of the held-out faces' conditions, by ComfyUI's sampler."""
+    """Return latents of the held-out faces' conditions, by ComfyUI's sampler.
+
+    sample: seed, steps, cfg and batch.
+    """
     import torch
 
     import nodes
 
     latents, attributes, masks = said_of(wanted["folder"], "held_out")
-    apply = of_pack("nodes.adapters").apply_adapter
+    apply, module = of_pack("nodes.adapters").apply_adapter, adapter.adapter
     words, sample, made = nothing_said(), wanted["sample"], []
     for first in range(0, len(latents), sample["batch"]):
         rows = range(first, min(first + sample["batch"], len(latents)))
         prompts = [
             apply(
                 adapter, words, words,
-                attributes[row] if wanted["attributes"] else None,
-                masks[row : row + 1] if wanted["mask"] else None,
+                attributes[row] if module.attributes else None,
+                masks[row : row + 1] if module.mask else None,
             )
             for row in rows
         ]  # fmt: skip
@@ -219,20 +211,12 @@ def _together(prompts: list[list]) -> list:
 
 
 def _tell(progress: Any) -> None:
-    if progress.step % 50 == 0 and progress.losses:
+    if progress.step % 500 == 0 and progress.losses:
         print(f"  step {progress.step}, loss {progress.losses[-1]:.3f}", file=sys.stderr, flush=True)
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    part = path.with_suffix(f".{os.getpid()}.part")
-    save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, part)
-    os.replace(part, path)
-
-
 def main() -> None:
-    """Answer with one line of JSON."""
+    """Train, sample, and write the latents to "made" with the losses."""
     folder, base, wanted = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     sys.path[:] = [str(Path(__file__).resolve().parent), str(ROOT), *sys.path]
     from _train_child import boot
@@ -240,13 +224,19 @@ def main() -> None:
     from devtools.run_comfy import DeclareOperators
 
     sys.meta_path.insert(0, DeclareOperators())
-    executor = boot(folder, base, [ROOT, folder / ADVANCED])
-    sys.path += [str(ROOT), str(Path(__file__).resolve().parent)]
+    boot(folder, base, [ROOT, folder / ADVANCED])
     import torch
+    from comfy.utils import set_progress_bar_global_hook
+    from safetensors.torch import save_file
 
+    set_progress_bar_global_hook(None)  # it would tell a browser
     torch.set_num_threads(1)
-    losses = {"start": start, "adapter": adapter}[wanted["what"]](executor, wanted)
-    print(json.dumps(losses), flush=True)
+    model, adapter, losses = trained(wanted)
+    with torch.inference_mode():
+        made = sampled(model, adapter, wanted)
+    told = {"latents": made.clone().contiguous(), "losses": torch.tensor(losses)}
+    save_file(told, wanted["made"])
+    sys.stderr.flush()
     os._exit(0)  # ComfyUI's threads are not waited for
 
 

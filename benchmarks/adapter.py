@@ -2,12 +2,12 @@
 
     python dev.py bench adapter [-- --seeds 3 --sheet adapter.png]
 
-A network in SD3's layout (three blocks, 192 numbers wide) first learns to draw faces without being told
-which. From there Realism Train Adapter trains, in ComfyUI, an adapter with a LoRA of rank 32: with tokens;
-with the published baselines, a pooled vector of attributes and mask tokens without a place; with one of the
-two conditions alone. Each makes pictures of the attributes and masks of faces that nothing learned
-from; judges trained on yet other faces (benchmarks/faces.py) find the classes and attributes in them. The
-true faces and their copies by the same autoencoder are judged too: what right pictures are given.
+A network in SD3's layout (two blocks, 128 numbers wide) and an adapter learn together to draw faces, from
+random weights on and by the pack's own loop on ComfyUI's classes: with tokens; with the published baselines,
+a pooled vector of attributes and mask tokens without a place; with one of the two conditions alone. Each then
+makes pictures of the attributes and masks of faces that nothing learned from, with ComfyUI's sampler; judges
+trained on yet other faces (benchmarks/faces.py) find the classes and attributes in them. What true faces are
+given shows the most that right pictures get, and the true faces of others what is had by chance.
 
 Prints mean and 95 % interval (Student's t over the adapters' seeds) of each measure, and the differences,
 seed by seed. The network, the held-out faces and the judges are the same for all: the intervals do not tell
@@ -73,6 +73,7 @@ def report(runs: Runs, able: Judges, seeds: Sequence[int], sheet: Path) -> None:
     for title, images in (
         ("true faces", faces.images),
         ("through the autoencoder", runs.codec.decode(runs.codec.encode(faces.images))),
+        ("true faces, each that of another", faces.images.roll(1, 0)),
     ):
         rows.append([title, *(f"{value:.1f}" for value in judged(images).values())])
     told: dict[Arm, list[dict[str, float]]] = {}

@@ -1,7 +1,9 @@
-"""benchmarks/adapter.py from end to end, with a network of one block and a few steps."""
+"""benchmarks/adapter.py: an arm from end to end, with one block and a few steps, and its tables."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,36 +12,58 @@ from PIL import Image
 
 from benchmarks import _faces_drawn, adapter
 from benchmarks._adapter_codec import Codec
-from benchmarks._adapter_runs import ARMS, TOKENS, Plan, Runs
-from benchmarks._faces_judges import Classifier, Judges, Segmenter
-
-TINY = Plan(heads=1, faces=8, held_out=3, start_steps=20, start_batch=4, steps=20, batch=4, rank=2, width=16)
+from benchmarks._adapter_runs import ARMS, ATTRIBUTES, MASK, POOLED, SMALL, TOKENS, Arm, Runs
+from benchmarks._faces_judges import Measured
 
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(_faces_drawn, "cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(_faces_drawn, "PER_FILE", 4)
+    monkeypatch.setattr(_faces_drawn, "PER_FILE", 8)
     torch.manual_seed(0)
-    return Runs(TINY, Codec().requires_grad_(False), tmp_path / "runs")
+    return Runs(replace(SMALL, held_out=3), Codec().requires_grad_(False), tmp_path / "runs", state="")
 
 
-def test_an_arm_is_trained_once_and_what_it_makes_is_judged(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    started = runs.network()
-    assert started == runs.network() and started.is_file()
-    first = runs.made(TOKENS, 0)
+@pytest.mark.parametrize("arm", [TOKENS, POOLED])
+def test_an_arm_is_trained_once(runs: Runs, arm: Arm, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = runs.made(arm, 0)
     assert first.shape == (3, 64, 64, 3) and first.isfinite().all()
     assert (first[0] - first[1]).abs().max() > 1e-4
     monkeypatch.setattr(Runs, "_child", None)  # a second training would fail
-    assert torch.equal(runs.made(TOKENS, 0), first)
-    # the table, with one arm's pictures in place of all
-    monkeypatch.setattr(Runs, "made", lambda _, arm, seed: (first + 0.1 * seed).clamp(0, 1))
-    able = Judges(Segmenter(4), Classifier(4), 64)
-    adapter.report(runs, able, range(2), tmp_path / "sheet.png")
-    told = capsys.readouterr().out
-    for title in ("true faces", "through the autoencoder", *(arm.name for arm in ARMS)):
-        assert title in told
-    assert "mIoU: tokens, both over pooled, both" in told
+    assert torch.equal(runs.made(arm, 0), first)
+    assert {path.name.split("-")[0] for path in runs.folder.iterdir()} == {"made", "faces"}
+
+
+def test_the_table_says_who_is_better_in_what(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    faces = runs.held_out
+    reached = {TOKENS: (0.9, 0.8), POOLED: (0.5, 0.7), ATTRIBUTES: (0.3, 0.75), MASK: (0.85, 0.4)}
+    pictures = torch.rand(3, 64, 64, 3)
+    now: list[tuple[float, float]] = []
+
+    class Able:
+        def measured(self, images: torch.Tensor, *wanted: object) -> tuple[Measured, Measured]:
+            assert wanted == (faces.mask, faces.attributes)
+            overlap, right = now.pop(0) if images is pictures else (0.95, 0.99)
+            return Measured(overlap, {}), Measured(right, {})
+
+    def made(_: Runs, arm: Arm, seed: int) -> torch.Tensor:
+        now[:] = [tuple(value + 0.01 * seed for value in reached[arm])]
+        return pictures
+
+    monkeypatch.setattr(Runs, "held_out", faces)
+    monkeypatch.setattr(Runs, "made", made)
+    adapter.report(runs, Able(), range(2), tmp_path / "sheet.png")
+    told = [re.sub(r"  +", " ", line).strip() for line in capsys.readouterr().out.splitlines()]
+    assert "true faces 95.0 99.0" in told
+    # means 90.5 and 80.5, with half the width of Student's interval of two values one point apart
+    assert "tokens, both 90.5 [84.1, 96.9] 80.5 [74.1, 86.9]" in told
+    for line in (
+        "mIoU: tokens, both over pooled, both 40.0 [40.0, 40.0]",
+        "accuracy: tokens, both over pooled, both 10.0 [10.0, 10.0]",
+        "mIoU: tokens, both over tokens, mask only 5.0 [5.0, 5.0]",
+        "accuracy: tokens, both over tokens, attributes only 5.0 [5.0, 5.0]",
+    ):
+        assert line in told
     assert Image.open(tmp_path / "sheet.png").size == (2 * 3 * 64, 2 * (1 + len(ARMS)) * 64)
