@@ -53,7 +53,7 @@ class Plan:
     unknown: float = 0.1
     dropout: float = 0.1
     noise: float = 1.0  # how far the noise levels that are learned from lie towards noise
-    cfg: float = 2.0
+    cfg: float = 3.0
     sample_steps: int = 20
 
 
