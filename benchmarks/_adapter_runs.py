@@ -18,6 +18,7 @@ from benchmarks import _adapter_child, _adapter_codec, _faces_drawn
 from benchmarks._adapter_codec import Codec
 from benchmarks._faces_drawn import DrawnFaces, drawn_faces
 from devtools.comfyui import ensure_install
+from devtools.environment import locked
 
 CHILD = Path(_adapter_child.__file__)
 HELD_OUT_SEED = 5
@@ -131,19 +132,22 @@ class Runs:
         """Return the folder with the faces as the child reads them, written once."""
         numbers = {"faces": self.plan.faces, "held_out": self.plan.held_out}
         folder = self._path("faces", numbers).with_suffix("")
-        if not folder.is_dir():
-            part = folder.with_suffix(f".{os.getpid()}.part")
-            part.mkdir(parents=True)
-            training = drawn_faces(self.plan.faces, _adapter_codec.SEED)
-            for name, faces in (("training", training), ("held_out", self.held_out)):
-                side = _adapter_codec.SIDE
-                labels = faces.mask.resized(side, side).labels
-                latents = self.codec.encode(faces.images).contiguous()
-                save_file({"latents": latents, "labels": labels.contiguous()}, part / f"{name}.safetensors")
-                said = [dict(one.strengths) for one in faces.attributes]
-                (part / f"{name}.json").write_text(json.dumps(said), encoding="utf-8")
-            os.replace(part, folder)
+        with locked("adapter-faces"):  # arms may be trained side by side
+            if not folder.is_dir():
+                part = folder.with_suffix(".part")
+                part.mkdir(parents=True, exist_ok=True)
+                training = drawn_faces(self.plan.faces, _adapter_codec.SEED)
+                self._write(training, part, "training")
+                self._write(self.held_out, part, "held_out")
+                os.replace(part, folder)
         return folder
+
+    def _write(self, faces: DrawnFaces, folder: Path, name: str) -> None:
+        labels = faces.mask.resized(_adapter_codec.SIDE, _adapter_codec.SIDE).labels
+        latents = self.codec.encode(faces.images).contiguous()
+        save_file({"latents": latents, "labels": labels.contiguous()}, folder / f"{name}.safetensors")
+        said = [dict(one.strengths) for one in faces.attributes]
+        (folder / f"{name}.json").write_text(json.dumps(said), encoding="utf-8")
 
 
 def fingerprint(codec: Codec) -> str:
