@@ -8,7 +8,7 @@ Set Conditioning Mask, and Combine.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from safetensors.torch import save_file
@@ -30,19 +30,19 @@ PROMPT, NEGATIVE = "a photo of a person", "drawing"
 # hair, eyes, brows, lips, nose, ears: six regions
 NAMES = ("Blond_Hair", "Narrow_Eyes", "Bushy_Eyebrows", "Wearing_Lipstick", "Big_Nose", "Wearing_Earrings")
 PLAIN, COUPLED, MASKS = "plain prompt", "attention coupling", "ComfyUI's mask conditioning"
-# layout: side of the picture, steps a run
-CASES = {"sd15, two levels": (256, 4), "sd3": (512, 10)}
+TWO_LEVELS, SD3 = "sd15, two levels", "sd3"
+# layout, side of the picture, steps a run
+CASES = ((TWO_LEVELS, 256, 4), (TWO_LEVELS, 384, 3), (SD3, 512, 60))
 
 
 class Sampled:
-    """The graphs of one layout."""
+    """The graphs of one case."""
 
-    def __init__(self, server: ComfyServer, layout: str) -> None:
-        self.server = server
-        self.side, self.steps = CASES[layout]
-        kind = "sd3" if layout == "sd3" else "sd15_noclip"
+    def __init__(self, server: ComfyServer, layout: str, side: int, steps: int) -> None:
+        self.server, self.side, self.steps = server, side, steps
+        kind = "sd3" if layout == SD3 else "sd15_noclip"
         self.conditioning = CONDITIONING[kind]
-        self.checkpoint = link_checkpoint(server.base, "sd3") if layout == "sd3" else _two_levels(server)
+        self.checkpoint = link_checkpoint(server.base, "sd3") if layout == SD3 else _two_levels(server)
         self.calls: dict[str, list[int]] = {}
 
     def sides(self) -> dict[str, Callable[[int], float]]:
@@ -85,22 +85,24 @@ class Sampled:
         return 1e3 * ran.cpu / self.steps
 
 
-def measure(repeats: int) -> None:
-    """Print what a step takes with each way."""
+def measure(repeats: int, layouts: Sequence[str]) -> None:
+    """Print what a step takes with each way on the cases of some layouts."""
     with bench_server() as server:
         print(machine())
-        for layout in CASES:
-            sampled = Sampled(server, layout)
+        for layout, side, steps in CASES:
+            if layout not in layouts:
+                continue
+            sampled = Sampled(server, layout, side, steps)
             times = in_turn(sampled.sides(), repeats)
             print(
-                f"\n{layout}, {sampled.side} x {sampled.side}, {len(NAMES)} regions, guidance, {repeats} "
-                f"rounds of {sampled.steps} steps: processor ms a step, median (least..most)"
+                f"\n{layout}, {side} x {side}, {len(NAMES)} regions, guidance, {repeats} "
+                f"rounds of {steps} steps: processor ms a step, median (least..most)"
             )
             rows = []
             for name, values in times.items():
                 calls = sampled.calls[name]
                 ratio = versus(values, times[PLAIN], lambda own, plain: own / plain)
-                passes = f"{sum(calls) / sampled.steps:g} in {len(calls) / sampled.steps:g}"
+                passes = f"{sum(calls) / steps:g} in {len(calls) / steps:g}"
                 rows.append([name, spread(values), spread(ratio, ".2f"), passes])
             print_table(["way", "ms a step", "times plain", "pictures a step in calls"], rows)
 
@@ -136,4 +138,6 @@ def _two_levels(server: ComfyServer) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    measure(parser.parse_args().repeats)
+    parser.add_argument("--layout", choices=(TWO_LEVELS, SD3), help="only this one (default: both)")
+    options = parser.parse_args()
+    measure(options.repeats, [options.layout] if options.layout else [TWO_LEVELS, SD3])
