@@ -21,6 +21,12 @@ SCORE_AND_GATE = ROOT / "workflows" / "score-and-gate.json"
 # where a run leaves pictures of the page, for a look by eye
 SHOTS = os.environ.get("REALISM_SHOTS")
 
+# what the page knows of a node that shows no picture
+STATE = """id => { const node = window.app.graph.getNodeById(id); return JSON.stringify({
+  type: node.type, mode: node.mode, collapsed: node.flags.collapsed, images: node.images,
+  told: window.app.nodeOutputs[id], place: [...node.pos, ...node.size],
+  view: [...window.app.canvas.visible_area] }); }"""
+
 
 def load(page: Page, workflow: Path, **gate: object) -> dict:
     """Load a workflow file into the page; returns the prompt that the frontend makes of it.
@@ -73,10 +79,14 @@ def test_a_workflow_runs_from_the_page(workflow: Path, page: Page, server: Comfy
     # what hangs on an empty side of a gate does not run, and has nothing to show
     showing = [int(id) for id, output in ended["outputs"].items() if output.get("images")]
     assert showing
-    previews = "ids => ids.every(id => window.app.graph.getNodeById(id).imgs?.length)"
-    page.wait_for_function(previews, arg=showing, timeout=60_000)
+    # a node loads its pictures once it is drawn, and what grew while it ran may have left the view
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    without = "ids => ids.filter(id => !window.app.graph.getNodeById(id).imgs?.length)"
+    deadline = time.monotonic() + 60
+    while (missing := page.evaluate(without, showing)) and time.monotonic() < deadline:
+        page.wait_for_timeout(200)
+    assert not missing, [page.evaluate(STATE, id) for id in missing]
     if SHOTS:
-        page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         page.wait_for_timeout(2500)
         page.screenshot(path=str(Path(SHOTS) / f"{workflow.stem}.png"))
 

@@ -63,7 +63,11 @@ def node(page: Page, server: ComfyServer, hub: Hub) -> Iterator[int]:
 
 
 def press(page: Page, node: int, answer: str = "") -> None:
-    page.mouse.click(*page.evaluate(PLACE, [node, NAME]))
+    place = None
+    while (now := page.evaluate(PLACE, [node, NAME])) != place:  # the view moves to the node for a while
+        place = now
+        page.wait_for_timeout(300)
+    page.mouse.click(*place)
     if answer:
         dialog = page.get_by_role("dialog")
         assert "(339 MB) from the Hugging Face hub" in dialog.inner_text(timeout=10_000)
