@@ -96,7 +96,7 @@ def test_a_press_ends_the_training_with_success(page: Page, server: ComfyServer,
     page.locator(TOAST, has_text="The training stops after this step").wait_for(timeout=10_000)
     deadline = time.monotonic() + 60
     while not (new := set(server.get("/history")) - before) and time.monotonic() < deadline:
-        time.sleep(0.2)
+        page.wait_for_timeout(200)
     ended = server.get("/history")[new.pop()]
     assert ended["status"]["status_str"] == "success"
     shown = [len(output["images"]) for output in ended["outputs"].values() if "images" in output]
