@@ -9,9 +9,10 @@ makes pictures of the attributes and masks of faces that nothing learned from, w
 trained on yet other faces (benchmarks/faces.py) find the classes and attributes in them. What true faces are
 given shows the most that right pictures get, and the true faces of others what is had by chance.
 
-Prints mean and 95 % interval (Student's t over the adapters' seeds) of each measure, and the differences,
-seed by seed. The network, the held-out faces and the judges are the same for all: the intervals do not tell
-how much another of these would change.
+Prints mean and 95 % interval (Student's t over the seeds of the trainings) of each measure, and the
+differences, seed by seed. The held-out faces and the judges are the same for all: the intervals do not tell
+how much others would change. A training of 8000 steps takes 10 to 17 minutes of one core; one that was broken
+off goes on. Not run at full length yet.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Drawn faces with exact labels, the ground truth of the tests of attributes and masks: dev.py bench faces
 
-    python dev.py bench faces [-- --count 48 --seed 2 --sheet faces.png --judges --side 128]
+    python dev.py bench faces [-- --count 48 --seed 2 --sheet faces.png --judges --side 64]
 
 Avataaars' parts (python-avatars, MIT, fetched into the user's cache) are put together by a seed, so that the
 attributes are known by construction: hair colours, straight and wavy hair, bangs, bald, glasses, hat, beard,
