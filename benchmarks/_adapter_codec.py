@@ -17,7 +17,7 @@ from devtools.environment import cache_folder
 
 SIDE, CHANNELS, CELLS = 64, 16, 16
 SEED, FACES = 3, 5500  # of the faces that codec and generators learn from; the judges learn from others
-STEPS, BATCH, RATE = 3000, 16, 3e-3
+STEPS, BATCH, RATE = 9000, 16, 3e-3
 WIDTH = 32
 _NOISE, _SMALL = 0.05, 1e-3  # added to latents, and how much their size costs, so that they stay smooth
 

@@ -32,7 +32,7 @@ NAMES = ("Blond_Hair", "Narrow_Eyes", "Bushy_Eyebrows", "Wearing_Lipstick", "Big
 PLAIN, COUPLED, MASKS = "plain prompt", "attention coupling", "ComfyUI's mask conditioning"
 TWO_LEVELS, SD3 = "sd15, two levels", "sd3"
 # layout, side of the picture, steps a run
-CASES = ((TWO_LEVELS, 256, 4), (TWO_LEVELS, 384, 3), (SD3, 512, 60))
+CASES = ((TWO_LEVELS, 256, 4), (TWO_LEVELS, 384, 3), (SD3, 512, 150), (SD3, 1024, 15))
 
 
 class Sampled:
