@@ -18,6 +18,8 @@ off goes on. Not run at full length yet.
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +29,14 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks._adapter_codec import SIDE, codec
-from benchmarks._adapter_runs import ARMS, ATTRIBUTES, MASK, POOLED, TOKENS, Arm, Plan, Runs
-from benchmarks._faces_judges import Judges, down, judges
+from benchmarks._adapter_runs import ARMS, ATTRIBUTES, MASK, POOLED, TOKENS, Plan, Runs
+from benchmarks._faces_judges import Judges, Measured, down, judges
 from benchmarks._rounds import machine, mean_interval, print_table
 from devtools.environment import cache_folder
 from devtools.pip import SetupError
 
 COLUMNS = 12
+MEASURES = ("mIoU", "accuracy")  # in the order of the judges
 PAIRS = (  # what the first is to have over the second, in which measure
     (TOKENS, POOLED, "mIoU"),
     (TOKENS, POOLED, "accuracy"),
@@ -66,33 +69,52 @@ def report(runs: Runs, able: Judges, seeds: Sequence[int], sheet: Path) -> None:
     faces = runs.held_out
     print(f"{machine()}\n{runs.plan}\n{len(faces.images)} held-out faces, {len(seeds)} seeds an arm\n")
 
-    def judged(images: Tensor) -> dict[str, float]:
-        found = able.measured(images, faces.mask, faces.attributes)
-        return {name: 100 * one.mean for name, one in zip(("mIoU", "accuracy"), found, strict=True)}
+    def judged(images: Tensor) -> tuple[Measured, Measured]:
+        return able.measured(images, faces.mask, faces.attributes)
 
-    rows = []
-    for title, images in (
-        ("true faces", faces.images),
-        ("through the autoencoder", runs.codec.decode(runs.codec.encode(faces.images))),
-        ("true faces, each that of another", faces.images.roll(1, 0)),
-    ):
-        rows.append([title, *(f"{value:.1f}" for value in judged(images).values())])
-    told: dict[Arm, list[dict[str, float]]] = {}
-    for arm in ARMS:
-        told[arm] = [judged(runs.made(arm, seed)) for seed in seeds]
-        rows.append([arm.name, *(_interval([one[name] for one in told[arm]]) for name in told[arm][0])])
-    print_table(["", "mIoU", "accuracy"], rows)
+    bounds = {
+        "true faces": judged(faces.images),
+        "through the autoencoder": judged(runs.codec.decode(runs.codec.encode(faces.images))),
+        "true faces, each that of another": judged(faces.images.roll(1, 0)),
+    }
+    rows = [[title, *(f"{100 * one.mean:.1f}" for one in found)] for title, found in bounds.items()]
+    told = {arm: [judged(runs.made(arm, seed)) for seed in seeds] for arm in ARMS}
+    for arm, found in told.items():
+        rows.append([arm.name, *(_interval(_points(found, name)) for name in MEASURES)])
+    print_table(["", *MEASURES], rows)
     print()
     rows = []
     for one, other, name in PAIRS:
-        gains = [a[name] - b[name] for a, b in zip(told[one], told[other], strict=True)]
-        rows.append([f"{name}: {one.name} over {other.name}", _interval(gains)])
+        pairs = zip(_points(told[one], name), _points(told[other], name), strict=True)
+        rows.append([f"{name}: {one.name} over {other.name}", _interval([a - b for a, b in pairs])])
     print_table(["points", ""], rows)
-    pictures = [faces.images[:COLUMNS], *(runs.made(arm, seeds[0])[:COLUMNS] for arm in ARMS)]
+    print()
+    columns = {**{title: [bounds[title]] for title in list(bounds)[:2]}, TOKENS.name: told[TOKENS]}
+    print_table(["class or attribute", *columns], _each(list(columns.values())))
+    _write_sheet(runs, seeds[0], sheet)
+    print(f"\nsheet, from the top: true, {', '.join(arm.name for arm in ARMS)}: {sheet}")
+
+
+def _each(columns: Sequence[Sequence[tuple[Measured, Measured]]]) -> list[list[str]]:
+    """Return a row for each class and attribute that occurs, with each column's mean."""
+    rows = []
+    for place in range(len(MEASURES)):
+        for name, value in columns[0][0][place].each.items():
+            if not math.isnan(value):
+                means = (statistics.fmean(found[place].each[name] for found in column) for column in columns)
+                rows.append([name, *(f"{100 * mean:.0f}" for mean in means)])
+    return rows
+
+
+def _write_sheet(runs: Runs, seed: int, path: Path) -> None:
+    pictures = [runs.held_out.images[:COLUMNS], *(runs.made(arm, seed)[:COLUMNS] for arm in ARMS)]
     lines = [torch.cat([*down(line, SIDE)], 2) for line in pictures]
     whole = (torch.cat(lines, 1).movedim(0, -1) * 255).round().to(torch.uint8)
-    Image.fromarray(whole.numpy()).resize((2 * whole.shape[1], 2 * whole.shape[0])).save(sheet)
-    print(f"\nsheet, from the top: true, {', '.join(arm.name for arm in ARMS)}: {sheet}")
+    Image.fromarray(whole.numpy()).resize((2 * whole.shape[1], 2 * whole.shape[0])).save(path)
+
+
+def _points(found: Sequence[tuple[Measured, Measured]], name: str) -> list[float]:
+    return [100 * one[MEASURES.index(name)].mean for one in found]
 
 
 def _interval(values: Sequence[float]) -> str:

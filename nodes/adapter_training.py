@@ -17,9 +17,10 @@ from ..realism_core.conditioning.masks import SemanticMask
 from ..realism_core.training.adapter_training import Said, TrainableAdapter, state_of
 from ..realism_core.training.data import LatentExample
 from ..realism_core.training.loop import Result
-from .adapters import appended, apply_adapter, check_width, free_file
+from .adapters import KEY, appended, apply_adapter, check_width, free_file
 from .comfy import model_conditions
 from .lora import TrainedLora
+from .training import plain_conditioning
 from .training_model import TrainableModel
 from .training_results import Keeper
 
@@ -130,6 +131,32 @@ def adapter_examples(
     return joined
 
 
+def empty_prompt(negative: list, adapter: TokenAdapter) -> dict[str, Any]:
+    """Return the conditioning of pictures that are trained without theirs, from a negative CONDITIONING.
+
+    Raises ValueError, naming negative, where it is no plain prompt of the model's own width.
+    """
+    check_plain([negative], "negative")
+    words = plain_conditioning(negative, "negative")
+    context = words.get("cross_attn")
+    width = 0 if context is None else context.shape[-1]
+    if width != adapter.config.context:
+        raise ValueError(
+            f"negative: its words have {width} numbers, those of positive {adapter.config.context}: encode "
+            "both with the model's own CLIP."
+        )
+    return {"words": words, "attributes": None, "planes": None}
+
+
+def check_plain(prompts: Sequence[list], name: str) -> None:
+    """Raise ValueError, naming the input, if any of these CONDITIONINGs has an adapter's tokens."""
+    if any(KEY in extras for prompt in prompts for _, extras in prompt):
+        raise ValueError(
+            f"{name} has the tokens of an adapter already, and a second would be learned behind them: "
+            "connect the plain prompt, from before Realism Conditioner."
+        )
+
+
 class AdapterPrompts:
     """The first picture's prompt with the adapter's tokens as they are now, and the negative one."""
 
@@ -175,7 +202,12 @@ class AdapterKeeper(Keeper):
         made = self.adapter(result)
         save_adapter(path, made.adapter, made.about)
         if self._adapters.layers:
-            super().save(result)
+            try:
+                super().save(result)
+            except OSError as problem:
+                self.what = "LoRA"
+                kept = f"{problem.strerror}. The adapter is saved as {path.name}"
+                raise OSError(problem.errno, kept) from problem
         return path
 
 

@@ -28,11 +28,15 @@ _MOST = 4.0  # of a strength
 
 @dataclass(frozen=True, eq=False)
 class Appended:
-    """Where a conditioning has an adapter's tokens, their null [N,width], how many are of the attributes."""
+    """Where a conditioning has an adapter's tokens, and their null [N,width].
+
+    attributes: how many are of the attributes. channels: whether the mask is beside the latent.
+    """
 
     start: int
     null: Tensor
     attributes: int
+    channels: bool
 
 
 def apply_adapter(
@@ -130,7 +134,9 @@ def _behind(
     pooled = longer.get("pooled_output")
     if isinstance(pooled, Tensor) and len(pooled) == 1 < count:
         longer["pooled_output"] = pooled.expand(count, *pooled.shape[1:])
-    longer[KEY] = Appended(words.shape[1], made.null.cpu(), module.config.counts[0])
+    longer[KEY] = Appended(
+        words.shape[1], made.null.cpu(), module.config.counts[0], made.channels is not None
+    )
     longer.setdefault("cross_attn_controlnet", plain["cross_attn"])  # ControlNets know no such tokens
     return [longer.pop("cross_attn"), longer]
 

@@ -21,6 +21,7 @@ from ..realism_core.training.lora import LoraAdapters, LoraConfig, attach
 from ..realism_core.training.memory import estimate
 from ..realism_core.training.metadata import BASE_MODELS, TrainingRecord
 from ..realism_core.training.recording import record_of
+from ..realism_core.training.targets import adaptable_layers
 from . import trainer_inputs
 from .adapter_training import (
     AdapterKeeper,
@@ -28,19 +29,14 @@ from .adapter_training import (
     AdapterTrainableModel,
     adapter_config,
     adapter_examples,
+    check_plain,
+    empty_prompt,
 )
 from .comfy import blocked, io, schema, show_text, training_mode, with_lora
 from .sockets import Adapter, Attributes, FaceMask
 from .stopping import stoppable
 from .trainer import PLAIN, RealismTrainLoRA, config_of, settings_of
-from .training import (
-    Watch,
-    base_model,
-    checkpoint_path,
-    checkpoint_state,
-    examples,
-    plain_conditioning,
-)
+from .training import Watch, base_model, checkpoint_path, checkpoint_state, examples
 from .training_checks import has_coarse_weights, make_room, told_of, unused_layers
 from .training_model import TrainableModel
 from .training_results import report_of
@@ -99,6 +95,7 @@ class RealismTrainAdapter(io.ComfyNode):
         settings, config = settings_of(chosen), _lora_config(chosen)
         checkpoint = checkpoint_path(chosen.get("checkpoint", ""), chosen.get("resume", False))
         network = TrainableModel(model[0])
+        check_plain(positive, "positive")
         given = examples(network, latents, positive, None, image_weights)
         network.check(given[0].latent, given[0].conditioning)
         trained = _adapter_of(network, given[0].conditioning, attributes, mask, chosen)
@@ -106,10 +103,7 @@ class RealismTrainAdapter(io.ComfyNode):
         attributes = attributes if module.attributes is not None else None
         mask = mask if module.mask is not None else None
         given = adapter_examples(module, given, attributes, mask)
-        empty = None
-        if negative:
-            words = plain_conditioning(negative[0], "negative")
-            empty = {"words": words, "attributes": None, "planes": None}
+        empty = empty_prompt(negative[0], module) if negative else None
         denoiser = AdapterTrainableModel(network, trained)
         denoiser.check_reads(given[0].latent, given[0].conditioning)
         checked = Dataset(given, chosen.get("buckets", False)).examples
@@ -144,6 +138,7 @@ class RealismTrainAdapter(io.ComfyNode):
             keeper = AdapterKeeper(node, joined, shapes, record)
             keeper.config = module.config
             layers = {path: adapter.layer for path, adapter in joined.layers.items()}
+            layers = layers or adaptable_layers(network.module)  # what a resumed training must find again
             result = train(
                 denoiser, joined, dataset, settings, loss_weight,
                 empty_conditioning=empty,

@@ -129,17 +129,19 @@ def region_features(planes: Tensor) -> Tensor:
     planes: shares [B,19,H,W]. Root of the share of the picture, middle in x and y (-1..1), spread in x and y,
     and the class at 8 x 8, as roots of shares, so that small parts count too.
     """
-    rows, columns = (_axis(planes, length) for length in planes.shape[-2:])
-    whole = planes.sum((2, 3))
-    share = planes / whole.clamp(min=torch.finfo(planes.dtype).tiny)[..., None, None]
-    across, down = share.sum(2), share.sum(3)
-    x, y = across @ columns, down @ rows
-    spread_x = (across @ columns.square() - x.square()).clamp(min=0)
-    spread_y = (down @ rows.square() - y.square()).clamp(min=0)
-    size = planes.mean((2, 3))
-    shape = adaptive_avg_pool2d(planes, _SHAPE).flatten(2)
-    numbers = torch.stack([size.sqrt(), x, y, spread_x.sqrt(), spread_y.sqrt()], -1)
-    return torch.cat([numbers, shape.sqrt()], -1)
+    # a spread is a difference of squares, too fine for bf16
+    with torch.autocast(planes.device.type, enabled=False):
+        rows, columns = (_axis(planes, length) for length in planes.shape[-2:])
+        whole = planes.sum((2, 3))
+        share = planes / whole.clamp(min=torch.finfo(planes.dtype).tiny)[..., None, None]
+        across, down = share.sum(2), share.sum(3)
+        x, y = across @ columns, down @ rows
+        spread_x = (across @ columns.square() - x.square()).clamp(min=0)
+        spread_y = (down @ rows.square() - y.square()).clamp(min=0)
+        size = planes.mean((2, 3))
+        shape = adaptive_avg_pool2d(planes, _SHAPE).flatten(2)
+        numbers = torch.stack([size.sqrt(), x, y, spread_x.sqrt(), spread_y.sqrt()], -1)
+        return torch.cat([numbers, shape.sqrt()], -1)
 
 
 def nearest_planes(labels: Tensor, side: int) -> Tensor:

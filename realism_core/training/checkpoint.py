@@ -90,8 +90,9 @@ def check_settings(saved: Mapping[str, Any], current: Mapping[str, Any], path: P
             )
     if not same_images:
         raise CheckpointError(
-            f"resume: latents, prompts, masks, image weights or held_out are not what they were when {path} "
-            "was written: connect the same again, in the same order, or start anew without resume."
+            "resume: latents, prompts, attributes, masks, image weights or held_out are not what they were "
+            f"when {path} was written: connect the same again, in the same order, or start anew without "
+            "resume."
         )
 
 

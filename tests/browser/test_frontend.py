@@ -118,7 +118,7 @@ def test_the_settings_dialog_switches_the_audit_log(page: Page, server: ComfySer
     file = server.base / "user" / "default" / "comfy.settings.json"
     deadline = time.monotonic() + 10
     while "a fair" not in file.read_text(encoding="utf-8") and time.monotonic() < deadline:
-        time.sleep(0.1)
+        page.wait_for_timeout(100)
     load(page, SCORE_AND_GATE)
     run(page, server)
     with contextlib.closing(sqlite3.connect(log)) as database:

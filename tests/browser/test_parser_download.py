@@ -52,7 +52,7 @@ def node(page: Page, server: ComfyServer, hub: Hub) -> Iterator[int]:
     queued = server.post("/prompt", {"prompt": graph})["prompt_id"]
     deadline = time.monotonic() + 10
     while queued not in (ended := server.get(f"/history/{queued}")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        page.wait_for_timeout(50)
     assert ended[queued]["status"]["status_str"] == "success"
     id = page.evaluate(BUILD)
     page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")

@@ -31,6 +31,11 @@ def two_faces(graph: Graph, *_):
     return graph.add("TestListOfTwo", first=attributes(graph), second=attributes(graph, "Bald"))
 
 
+def tokens_behind(graph: Graph, server: ComfyServer, parts: dict):
+    adapter = graph.add("RealismLoadAdapter", name=file_of(server, "behind"))
+    return conditioned(graph, parts, adapter, mask=None)
+
+
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
@@ -60,6 +65,22 @@ def two_faces(graph: Graph, *_):
         (
             {"positive": lambda graph, *_: graph.add("TestConditioning", width=77, pooled=2048)},
             ("positive or latents do not fit the model",),
+        ),
+        (
+            {"positive": lambda graph, server, parts: tokens_behind(graph, server, parts)["positive"]},
+            ("positive has the tokens of an adapter already", "from before Realism Conditioner"),
+        ),
+        (
+            {"negative": lambda graph, server, parts: tokens_behind(graph, server, parts)["negative"]},
+            ("negative has the tokens of an adapter already",),
+        ),
+        (
+            {"negative": lambda graph, *_: graph.add("TestConditioning", width=77, pooled=2048)},
+            ("negative: its words have 77 numbers, those of positive 64", "model's own CLIP"),
+        ),
+        (
+            {"negative": lambda graph, *_: graph.add("TestConditioning", width=0)},
+            ("negative: its words have 0 numbers",),
         ),
         ({"targets": "all"}, ("targets and pattern choose a LoRA's layers", "lora_rank above 0")),
         ({"lora_rate": 1.0}, ("lora_rate is that of a LoRA", "lora_rank above 0")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_the_table_says_who_is_better_in_what(
         def measured(self, images: torch.Tensor, *wanted: object) -> tuple[Measured, Measured]:
             assert wanted == (faces.mask, faces.attributes)
             overlap, right = now.pop(0) if images is pictures else (0.95, 0.99)
-            return Measured(overlap, {}), Measured(right, {})
+            return Measured(overlap, {"hat": overlap, "nose": math.nan}), Measured(right, {"Bald": right})
 
     def made(_: Runs, arm: Arm, seed: int) -> torch.Tensor:
         now[:] = [tuple(value + 0.01 * seed for value in reached[arm])]
@@ -64,6 +65,9 @@ def test_the_table_says_who_is_better_in_what(
         "accuracy: tokens, both over pooled, both 10.0 [10.0, 10.0]",
         "mIoU: tokens, both over tokens, mask only 5.0 [5.0, 5.0]",
         "accuracy: tokens, both over tokens, attributes only 5.0 [5.0, 5.0]",
+        "hat 95 95 90",
+        "Bald 99 99 80",
     ):
         assert line in told
+    assert not [line for line in told if line.startswith("nose")]
     assert Image.open(tmp_path / "sheet.png").size == (2 * 3 * 64, 2 * (1 + len(ARMS)) * 64)

@@ -81,17 +81,48 @@ def test_weights_that_equal_the_cfg_cost_nothing(server: ComfyServer, checkpoint
     same = graph.show(sampled(graph, guided(graph, parts["model"], CFG, CFG), prompts))
     run = done(server.run(graph))
     assert values(run, same) == values(run, plain)
-    # pictures of each call: both sides, then what is needed besides
-    costs = ((CFG, CFG, [4]), (CFG, 1.0, [4, 2]), (2.0, 2.0, [4, 2]), (1.0, 2.0, [4, 4]))
-    for attributes, mask, calls in costs:
+    # what is needed besides the plain call: prompts without the mask, or without both, which other nodes'
+    # patches are to take for positive ones, as they are
+    costs = (
+        (CFG, CFG, {}, 0), (CFG, 1.0, {}, 1), (2.0, 2.0, {}, 1), (1.0, 2.0, {}, 2),
+        (2.0, 1.0, {"attributes": None}, 1), (1.0, 2.0, {"mask": None}, 1), (CFG, 2.0, {"mask": None}, 0),
+    )  # fmt: skip
+    for place, (attributes, mask, left_open, more) in enumerate(costs):
         graph = Graph()
         parts = parts_of(graph, server, checkpoints, "sd3")
-        adapter = adapter_training(graph, "sd3", parts)["adapter"]
-        prompts = conditioned(graph, parts, adapter)
-        watched = graph.add("TestPasses", model=parts["model"], salt=int(10 * attributes + mask))
+        adapter = adapter_training(graph, "sd3", parts, **left_open)["adapter"]
+        prompts = conditioned(graph, parts, adapter, **left_open)
+        watched = graph.add("TestPasses", model=parts["model"], salt=place)
         latents = sampled(graph, guided(graph, watched, attributes, mask), prompts, steps=1)
         told = graph.add("TestPassesTold", latents=latents)
-        assert text_of(done(server.run(graph)), told) == calls, (attributes, mask)
+        both, *others = text_of(done(server.run(graph)), told)
+        assert both[0] == 4 and sorted(both[1]) == [0, 1]
+        assert others == [[2, [0]]] * more, (attributes, mask, left_open)
+
+
+def test_two_guidances_would_add_up(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    graph = Graph()
+    parts = parts_of(graph, server, checkpoints, "sd3")
+    first = guided(graph, parts["model"], 1.0, 2.0)
+    graph.show(sampled(graph, guided(graph, first, 2.0, 1.0), parts))
+    assert "model is guided by a Realism Adapter Guidance already" in failure(server.run(graph))
+
+
+def test_a_picture_beside_the_latent_is_no_mask_in_channels(
+    server: ComfyServer, checkpoints: Checkpoints
+) -> None:
+    """As nodes for inpainting give one; only an adapter's own cannot be guided apart."""
+    graph = Graph()
+    parts = parts_of(graph, server, checkpoints, "sd3")
+    adapter = adapter_training(graph, "sd3", parts)["adapter"]
+    beside = graph.add(
+        "InpaintModelConditioning", positive=parts["positive"], negative=parts["negative"], vae=parts["vae"],
+        pixels=graph.add("EmptyImage", width=64, height=64, batch_size=1, color=0),
+        mask=graph.add("SolidMask", value=1.0, width=64, height=64), noise_mask=False,
+    )  # fmt: skip
+    prompts = conditioned(graph, parts, adapter, positive=beside[0], negative=beside[1])
+    latents = graph.show(sampled(graph, guided(graph, parts["model"], 1.0, 2.0), prompts, steps=1))
+    assert values(done(server.run(graph)), latents)
 
 
 def test_prompts_without_an_adapter_are_refused(server: ComfyServer, checkpoints: Checkpoints) -> None:

@@ -61,6 +61,8 @@ def test_every_option_changes_the_adapter(server: ComfyServer, checkpoints: Chec
     assert same(plain, repeated)
     for option, other in zip(options, others, strict=True):
         assert not same(plain, other), option
+    with_lora = others[options.index({"lora_rank": 2})]
+    assert not same(with_lora, others[-1])  # of other layers
     counts = [one.adapter.config.counts for one in others[:4]]
     assert counts == [(1, 83), (0, 83), (40, 19), (40, 0)]
     told = plain.about["training"]
@@ -193,6 +195,22 @@ def test_queued_again_after_cancel_or_stop_it_is_the_same_bit_for_bit(
     for changed, words in (({"unknown": 0.0}, "unknown was 0.5"), ({"grid": 4}, "adapter.grid was 8")):
         run = ended(server, checkpoints, "other", **{**options, **changed})
         assert words in failure(run), changed
+
+
+def test_another_network_does_not_take_over(server: ComfyServer, checkpoints: Checkpoints) -> None:
+    """Neither does the adapter alone go on with one of the same shapes."""
+    options = {"checkpoint": "adapter-network", "resume": True}
+    done(ended(server, checkpoints, "first", steps=2, **options))
+    path = server.base / "models" / "checkpoints" / "tiny-sd3-other.safetensors"
+    tensors = load_file(tiny_checkpoint("sd3"))
+    name = next(name for name in tensors if name.endswith("x_block.attn.qkv.weight"))
+    save_file({**tensors, name: tensors[name] * 2}, path)
+    graph = Graph()
+    parts = parts_of(graph, server, checkpoints, "sd3")
+    other = graph.add("CheckpointLoaderSimple", ckpt_name=path.name)[0]
+    saved(graph, adapter_training(graph, "sd3", parts, model=other, steps=4, **options), "second")
+    message = failure(server.run(graph))
+    assert "another model or other layers" in message and "x_block.attn.qkv" in message
 
 
 def instruct_checkpoint(server: ComfyServer) -> str:

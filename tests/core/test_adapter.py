@@ -174,6 +174,8 @@ def test_region_features_are_moments(mask: SemanticMask) -> None:
     """Against numpy in float64."""
     found = region_features(mask.classes)
     assert found.shape == (len(mask), 19, 69) and bool(torch.isfinite(found).all())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(region_features(mask.classes), found)
     planes = mask.classes.double().numpy()
     height, width = mask.size
     y, x = ((np.arange(n) * 2 + 1) / n - 1 for n in (height, width))

@@ -333,7 +333,7 @@ CHANGES = {
     "seed was 0 .* is 1 now": {"settings": {"seed": 1}},
     "optimiser was 'adamw' .* is 'sgd' now": {"settings": {"optimiser": "sgd"}},
     "loss_weight.kind was 'constant' .* is 'p2' now": {"loss_weight": LossWeight()},
-    "latents, prompts, masks, image weights or held_out": {"data": toy_data(7, (6, 8), seed=3)},
+    "latents, prompts, attributes, masks, image weights or held_out": {"data": toy_data(7, (6, 8), seed=3)},
     "base was 'one' .* is 'two' now": {"about": {"base": "two"}},
 }
 

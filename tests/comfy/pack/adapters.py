@@ -8,7 +8,7 @@ import comfy.patcher_extension
 import torch
 from comfy_api.latest import io
 
-CALLS: list[int] = []
+CALLS: list[list] = []
 
 
 def wrapped(model, wrapper):
@@ -19,7 +19,7 @@ def wrapped(model, wrapper):
 
 
 class TestPasses(io.ComfyNode):
-    """A MODEL that takes down the pictures of each call, for TestPassesTold."""
+    """A MODEL that takes down each call, for TestPassesTold: its pictures, and which sides it has."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,9 +34,9 @@ class TestPasses(io.ComfyNode):
     def execute(cls, model, salt=0) -> io.NodeOutput:
         CALLS.clear()
 
-        def wrapper(apply, noisy, *arguments, **options):
-            CALLS.append(len(noisy))
-            return apply(noisy, *arguments, **options)
+        def wrapper(apply, noisy, sigma, concat, words, control, options, *arguments, **others):
+            CALLS.append([len(noisy), list(options["cond_or_uncond"])])
+            return apply(noisy, sigma, concat, words, control, options, *arguments, **others)
 
         return io.NodeOutput(wrapped(model, wrapper))
 
