@@ -11,17 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..realism_core.training.faces_files import (
-    KINDS,
-    SPLITS,
-    FaceFile,
-    FaceFolder,
-    describe_split,
-    find_faces,
-    mark_of,
-    split,
-)
+from ..realism_core.training.faces_entry import FaceFile, mark_of
+from ..realism_core.training.faces_files import KINDS, FaceFolder, find_faces
 from ..realism_core.training.faces_prepare import ON_PROBLEM, FaceSettings, prepare_faces
+from ..realism_core.training.faces_split import SPLITS, describe_split, split
 from ..realism_core.training.fingerprints import layer_fingerprints
 from .comfy import Progress, blocked, io, output_folder, schema, show_text
 from .places import resolve
@@ -52,7 +45,8 @@ class RealismFaceData(io.ComfyNode):
                 io.Combo.Input(
                     "kind", options=list(KINDS), default=KINDS[0],
                     tooltip="celebamask-hq: as it is unpacked. folder: name.jpg, name.mask.png and "
-                    "name.json. csv: pictures and a table of attributes, without masks.",
+                    "name.json, in which 0 is don't care and false is no. csv: pictures and a table of "
+                    "attributes, without masks.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE of the model that is to be trained."),
                 io.Combo.Input(
@@ -83,12 +77,14 @@ class RealismFaceData(io.ComfyNode):
                 ),
                 io.String.Input(
                     "held_out_list", default="", optional=True,
-                    tooltip="A text file with the held-out pictures, one a line, instead of the usual split.",
+                    tooltip="A text file with the held-out pictures, one a line, instead of the usual split; "
+                    "relative to ComfyUI's input folder, such as faces/test.txt.",
                 ),
                 io.String.Input(
                     "attribute_file", default="", optional=True,
                     tooltip="For kind csv: the table, if it is not list_attr_celeba.txt, "
-                    "list_attr_celeba.csv or attributes.csv in the folder.",
+                    "list_attr_celeba.csv or attributes.csv in the folder; relative to ComfyUI's input "
+                    "folder, such as faces/table.csv.",
                 ),
             ],
             outputs=[
@@ -113,10 +109,10 @@ class RealismFaceData(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(
         cls, folder=None, kind=None, split=None, limit=None, held_out_list="", attribute_file="", **_
-    ) -> str:
-        """Change when one of the files that are read does."""
-        if None in (folder, kind, split, limit):  # linked: known only when it runs
-            return ""
+    ) -> str | float:
+        """Change when one of the files that are read does; always, where a linked input hides which."""
+        if None in (folder, kind, split, limit, held_out_list, attribute_file):
+            return float("nan")  # a new one each time: the same one would equal itself in ComfyUI's cache
         _, faces, _ = faces_of(folder, kind, split, limit, held_out_list, attribute_file)
         marks = [(face.name, mark_of(face)) for face in faces]
         return hashlib.sha256(repr(marks).encode()).hexdigest()
@@ -150,7 +146,7 @@ def faces_of(
 ) -> tuple[FaceFolder, list[FaceFile], str]:
     """Return a data set, the faces of it that are wanted, and a sentence on which these are."""
     listed = _file(held_out_list, "held_out_list")
-    source = find_faces(resolve(folder.strip(), "folder"), kind, _file(attribute_file, "attribute_file"))
+    source = find_faces(_folder(folder.strip()), kind, _file(attribute_file, "attribute_file"))
     faces = split(source, part, listed)
     told = describe_split(source, part, listed)
     if limit and limit < len(faces):
@@ -186,6 +182,16 @@ def vae_fingerprint(vae: Any) -> str:
     }
     told = [type(network).__name__, str(vae.vae_dtype), layer_fingerprints(layers)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _folder(path: str) -> Path:
+    try:
+        return resolve(path, "folder")
+    except ValueError:
+        raise ValueError(
+            f"folder {path!r} leads outside ComfyUI's folders, links followed: move the data set into "
+            "the input folder, or name its folder in extra_model_paths.yaml and give its whole path here."
+        ) from None
 
 
 def _file(path: str, name: str) -> Path | None:

@@ -24,7 +24,7 @@ def resolve(path: str, name: str, roots: Iterable[str] | None = None) -> Path:
     if not any(target == root or target.startswith(root.rstrip(os.sep) + os.sep) for root in real):
         raise ValueError(
             f"{name} {path!r} leads outside ComfyUI's folders: use a folder inside ComfyUI's input, output, "
-            "user or models folders (link or copy the pictures there)."
+            "user or models folders (links are followed: copy the pictures there)."
         )
     return Path(target)
 

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -65,37 +65,33 @@ def read_picture(path: str | os.PathLike, max_side: int | None = None) -> Tensor
     are scaled down to it (Lanczos).
     """
     path = Path(path)
-    if not os.path.isfile(path):
-        what = "is a folder that cannot be listed" if os.path.isdir(path) else "does not exist or is no file"
-        raise PictureError(f"{path} {what}: check the name and the permissions.")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            rgb = _to_rgb(_upright(image), path)
+
+    def take(image: Image.Image) -> Tensor:
+        rgb = _to_rgb(_upright(image), path)
         if max_side is not None and max(rgb.size) > max_side:
             scale = max_side / max(rgb.size)
             size = [max(1, round(side * scale)) for side in rgb.size]
             rgb = rgb.resize(size, Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(rgb))
-    except PictureError:
-        raise
-    except UnidentifiedImageError:
-        raise PictureError(
-            f"{path} is no PNG, JPEG, WebP, BMP, TIFF or GIF that can be read: convert it, or leave it out."
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(
-            f"{path} has more pixels than is safe to decode ({error}): scale it down, or leave it out."
-        ) from None
-    except PermissionError:
-        raise PictureError(f"{path} may not be read by this user: change its permissions.") from None
-    except MemoryError:
-        raise PictureError(f"{path} does not fit into memory: scale it down, or leave it out.") from None
-    except Exception as error:  # noqa: BLE001 - decoders meet damaged files with errors of every kind
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise PictureError(
-            f"{path} is damaged or cut short ({reason}): get it again, or leave it out."
-        ) from None
+
+    return _decoded(path, take)
+
+
+def read_label_map(path: str | os.PathLike) -> Tensor:
+    """Return a picture file whose values are labels, upright, or raise a PictureError.
+
+    Grey values of 16 bits are given as they are stored, int32 [H,W,1]; all other pictures as by
+    `read_picture`, uint8 RGB [H,W,3].
+    """
+    path = Path(path)
+
+    def take(image: Image.Image) -> Tensor:
+        image = _upright(image)
+        if image.mode.startswith("I"):
+            return torch.from_numpy(_deep_grey(image, path).astype(np.int32))[..., None]
+        return torch.from_numpy(np.array(_to_rgb(image, path)))
+
+    return _decoded(path, take)
 
 
 def read_batches(
@@ -154,6 +150,36 @@ def _try_read(path: Path, max_side: int | None) -> Tensor | PictureError:
         return error
 
 
+def _decoded(path: Path, take: Callable[[Image.Image], Tensor]) -> Tensor:
+    """Return what is taken of a decoded picture; whatever fails becomes a PictureError."""
+    if not os.path.isfile(path):
+        what = "is a folder that cannot be listed" if os.path.isdir(path) else "does not exist or is no file"
+        raise PictureError(f"{path} {what}: check the name and the permissions.")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            return take(image)
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        raise PictureError(
+            f"{path} is no PNG, JPEG, WebP, BMP, TIFF or GIF that can be read: convert it, or leave it out."
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(
+            f"{path} has more pixels than is safe to decode ({error}): scale it down, or leave it out."
+        ) from None
+    except PermissionError:
+        raise PictureError(f"{path} may not be read by this user: change its permissions.") from None
+    except MemoryError:
+        raise PictureError(f"{path} does not fit into memory: scale it down, or leave it out.") from None
+    except Exception as error:  # noqa: BLE001 - decoders meet damaged files with errors of every kind
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise PictureError(
+            f"{path} is damaged or cut short ({reason}): get it again, or leave it out."
+        ) from None
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
@@ -168,13 +194,18 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
             f"{path} holds floating-point pixels, whose range is unknown: save it with 8 or 16 bits."
         )
     if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise PictureError(f"{path} holds 32-bit pixels: save it as an 8-bit or 16-bit picture.")
-        image = Image.fromarray((grey.astype(np.uint16) >> 8).astype(np.uint8))
+        image = Image.fromarray((_deep_grey(image, path) >> 8).astype(np.uint8))
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image, path: Path) -> np.ndarray:
+    """Return the grey values of 16 bits, uint16 [H,W]."""
+    grey = np.asarray(image)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise PictureError(f"{path} holds 32-bit pixels: save it as an 8-bit or 16-bit picture.")
+    return grey.astype(np.uint16)
 
 
 def _at_least_one(path: str, recursive: bool, skip: list[str]) -> Iterator[Path]:

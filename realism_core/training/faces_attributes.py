@@ -24,7 +24,9 @@ _WORDS = {
 }  # fmt: skip
 _ZEROS = ("0", "0.0", "+0", "-0")
 _DELIMITERS = ",;\t"
-_LOOKED_AT = 201  # lines of a CSV that tell whether 0 means no: its head and 200 rows
+_BELOW_ZERO = ("-1", "-1.0")
+_DIGITS = 9
+_DECIMALS = 6  # of strengths, so that float32 gives back what was read
 
 
 def read_attribute_file(path: Path) -> tuple[dict[str, States], list[Problem]]:
@@ -33,13 +35,13 @@ def read_attribute_file(path: Path) -> tuple[dict[str, States], list[Problem]]:
     CelebA's list (a line with the count, one with the names, then name and -1 or 1, with spaces between), as
     in list_attr_celeba.txt and CelebAMask-HQ-attribute-anno.txt, or a CSV with a head line (comma, semicolon
     or tab; attributes in any spelling that `parse_attributes` knows; -1/1, 0/1, true/false, yes/no). An empty
-    cell and an attribute without a column are don't care; 0 is too if a number of the first 200 rows is below
-    0, and means no otherwise. Raises ValueError for a file that cannot be read as a whole, naming the column.
+    cell and an attribute without a column are don't care; 0 is too if there is a -1 in the file, and means no
+    otherwise. Raises ValueError for a file that cannot be read as a whole, naming the column.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
-            if first.strip().isdigit():
+            if is_number(first.strip()):
                 return _celeba(path, file, int(first))
             file.seek(0)
             return _csv(path, first)
@@ -54,7 +56,10 @@ def read_attribute_file(path: Path) -> tuple[dict[str, States], list[Problem]]:
 
 
 def read_json(path: Path) -> FaceAttributes:
-    """Return the attributes of a JSON object such as {"Smiling": 1, "Bald": false}; raises ValueError."""
+    """Return the attributes of a JSON object such as {"Smiling": 1, "Bald": false}.
+
+    0 and null are don't care. Raises ValueError for anything else, and for strengths too small to be kept.
+    """
     try:
         states = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -63,17 +68,30 @@ def read_json(path: Path) -> FaceAttributes:
         raise ValueError('is no JSON object such as {"Smiling": 1, "Bald": false}') from None
     if not isinstance(states, dict):
         raise ValueError('is no JSON object such as {"Smiling": 1, "Bald": false}')
-    return from_states(states)
+    try:
+        attributes = from_states(states)
+    except OverflowError:
+        raise ValueError("has a number that is too large: use -2 to 2") from None
+    for name, strength in attributes.strengths.items():
+        if abs(strength) < 10**-_DECIMALS:
+            raise ValueError(f"has {strength:g} for {name}: use 0 for don't care, or 0.000001 or more")
+    return attributes
 
 
 def to_attributes(states: Sequence[float]) -> FaceAttributes:
     """Return the attributes of 40 signed strengths, up to float32, in CelebA's order; 0 is don't care."""
-    return FaceAttributes({name: round(value, 6) for name, value in zip(NAMES, states, strict=True) if value})
+    rounded = {name: round(value, _DECIMALS) for name, value in zip(NAMES, states, strict=True)}
+    return FaceAttributes({name: value for name, value in rounded.items() if value})
 
 
 def to_strengths(states: States) -> list[float]:
     """Return 40 signed strengths of a face's states."""
     return [_STATES[state] for state in states]
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is a whole number in plain digits, of the size that files and rows have."""
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
 
 
 def _celeba(path: Path, file: Iterator[str], count: int) -> tuple[dict[str, States], list[Problem]]:
@@ -111,10 +129,10 @@ def _csv(path: Path, head: str) -> tuple[dict[str, States], list[Problem]]:
 
 
 def _has_negative(path: Path, delimiter: str) -> bool:
-    """Tell whether the first rows of a CSV have a number below 0 in a column of states."""
+    """Tell whether a CSV has a -1 in a column of states."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, delimiter=delimiter)
-        return any(cell.strip().startswith("-") for line in islice(lines, 1, _LOOKED_AT) for cell in line[1:])
+        return any(cell.strip() in _BELOW_ZERO for line in islice(lines, 1, None) for cell in line[1:])
 
 
 def _columns(path: Path, names: Sequence[str]) -> list[tuple[int, bool]]:
@@ -144,7 +162,7 @@ def _add(
     where = f"{path.name} line {number}"
     if len(cells) != len(order):
         about = f"{name} has {len(cells)} values for {len(order)} attributes"
-        problems.append(Problem("wrong attributes", where, about, left_out=False))
+        problems.append(Problem("wrong attributes", where, about, left_out=False, row=name))
         return
     states = bytearray(len(NAMES))
     for cell, (place, opposite) in zip(cells, order, strict=True):
@@ -152,11 +170,11 @@ def _add(
         state = zero if word in _ZEROS else _WORDS.get(word)
         if state is None:
             about = f"{name} has {cell.strip()!r} for {NAMES[place]}: use -1, 0, 1, true or false"
-            problems.append(Problem("wrong attributes", where, about, left_out=False))
+            problems.append(Problem("wrong attributes", where, about, left_out=False, row=name))
             return
         states[place] = {_YES: _NO, _NO: _YES}.get(state, state) if opposite else state
     if name in rows:
         about = f"{name} has a row already, which is used"
-        problems.append(Problem("wrong attributes", where, about, left_out=False))
+        problems.append(Problem("wrong attributes", where, about, left_out=False, row=name))
         return
     rows[name] = bytes(states)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class FaceCache:
         return self.folder / f"faces-{shard:05d}.safetensors"
 
     def read(self, shard: int) -> list[Entry]:
-        """Return the entries of a shard; none if it is not there.
+        """Return the entries of a shard, as views of its tensors; none if it is not there.
 
         Raises ValueError if it is damaged, or was made with other settings.
         """
@@ -76,6 +77,18 @@ class FaceCache:
             for row, (place, name, mark) in enumerate(samples)
         ]  # fmt: skip
 
+    def open(self) -> None:
+        """Make the folder; raises ValueError with the fix if nothing can be written there."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"the latents cannot be kept in {self.folder} ({error.strerror}): let this user write there, "
+                "or remove what stands in the way."
+            ) from None
+
     def write(self, shard: int, entries: Sequence[Entry]) -> None:
         """Write a shard of one or more entries, whole or not at all; the one that was there is replaced.
 
@@ -97,7 +110,6 @@ class FaceCache:
             "samples": samples,
             "sha256": _digest(samples, tensors),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         # one text alone: safetensors writes several in any order
         write_tensors(self.path(shard), tensors, {"realism": json.dumps(told)}, overwrite=True)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from ..conditioning.vocabulary import CLASS_NAMES
 from ..pictures import SUFFIXES, find_pictures
-from .faces_attributes import States, read_attribute_file
+from .faces_attributes import is_number, read_attribute_file
+from .faces_entry import FaceFile
+from .faces_names import match_rows
 from .faces_problems import Problem
 
 KINDS = ("celebamask-hq", "folder", "csv")
@@ -21,26 +21,8 @@ PER_FOLDER = 2000  # pictures whose parts lie in one folder
 _IMAGES, _MASKS, _JSON = "images", "masks", "attributes"
 _MASK_SUFFIX = ".mask.png"
 _LISTS = ("list_attr_celeba.txt", "list_attr_celeba.csv", "attributes.csv")
-# pictures that CelebAMask-HQ trains on in the 27,000/3,000 split; the others are held out
-TRAINED_ON = 27_000
-SPLITS = ("training", "held out", "all")
 # what lies in folders without belonging to anybody
 _IGNORED = (".ds_store", "thumbs.db", "desktop.ini", "readme.txt", "readme.md", "license.txt")
-
-
-class FaceFile(NamedTuple):
-    """A face on disk.
-
-    place: in the whole data set, from 0. name: of its picture. mask: the label map, or the folder of the
-    parts of picture `number`. attributes: states, or the path of a JSON file; None where they are missing.
-    """
-
-    place: int
-    name: str
-    picture: str
-    mask: str | None = None
-    number: int | None = None
-    attributes: States | str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,70 +61,11 @@ def find_faces(folder: Path, kind: str, attribute_file: Path | None = None) -> F
     found = {"celebamask-hq": _celebamask, "folder": _own}
     faces, problems = found[kind](folder) if kind in found else _listed(folder, attribute_file)
     if not faces:
-        raise ValueError(f"folder {folder} has no faces of kind {kind}: check the folder and the kind.")
-    return FaceFolder(kind, folder, faces, problems)
-
-
-def split(found: FaceFolder, part: str, held_out_list: Path | None = None) -> list[FaceFile]:
-    """Return the faces of one part of the split: training, held out, or all.
-
-    held_out_list: a text file with the names (or numbers) of the held-out faces, one a line. Without it the
-    split is by place alone: of CelebAMask-HQ the pictures 0 to 26999 are trained on and 27000 to 29999 held
-    out, of other data sets the last tenth. Raises ValueError for names that are not there and an empty part.
-    """
-    if part not in SPLITS:
-        raise ValueError(f"split is {part!r}: use {', '.join(SPLITS)}.")
-    if held_out_list is not None:
-        away = _named(found, held_out_list)
-    elif found.kind == "celebamask-hq":
-        away = {face.place for face in found.faces if face.place >= TRAINED_ON}
-    else:
-        away = {face.place for face in found.faces[len(found.faces) * 9 // 10 :]}
-    if part == "all":
-        return found.faces
-    chosen = [face for face in found.faces if (face.place in away) == (part == "held out")]
-    if not chosen:
+        first = f" ({problems[0].file}: {problems[0].about})" if problems else ""
         raise ValueError(
-            f"split is {part}, but none of the {len(found.faces)} faces is of that part: set split to all, "
-            "or give a list of the held-out ones."
+            f"folder {folder} has no faces of kind {kind}{first}: check the folder and the kind."
         )
-    return chosen
-
-
-def describe_split(found: FaceFolder, part: str, held_out_list: Path | None = None) -> str:
-    """Return a sentence on what a part of the split is."""
-    if part == "all":
-        return "All faces."
-    if held_out_list is not None:
-        told = f"those in {held_out_list.name} are held out"
-    elif found.kind == "celebamask-hq":
-        told = (
-            f"by number alone, {TRAINED_ON - 1} and below for training, the others held out; the official "
-            "list from CelebA-HQ to CelebA's own split is not used"
-        )
-    else:
-        told = "by place alone, the last tenth is held out"
-    return f"The {part} part: {told}."
-
-
-def mark_of(face: FaceFile) -> str:
-    """Return 16 hex digits that change with the name, size or time of a face's files, or with its row."""
-    files = [face.picture]
-    if face.mask is not None:
-        files += part_files(face).values() if face.number is not None else [face.mask]
-    states = face.attributes
-    if isinstance(states, str):
-        files.append(states)
-    told = [(os.path.basename(file), *_size_and_time(file)) for file in files]
-    row = states if isinstance(states, bytes) else states is not None
-    return hashlib.sha256(repr((told, row)).encode()).hexdigest()[:16]
-
-
-def part_files(face: FaceFile) -> dict[str, str]:
-    """Return the path of every part that a face of CelebAMask-HQ may have, by its class."""
-    return {
-        name: os.path.join(face.mask or "", f"{face.number:05d}_{name}.png") for name in CLASS_NAMES[1:]
-    }
+    return FaceFolder(kind, folder, faces, problems)
 
 
 def _celebamask(folder: Path) -> tuple[list[FaceFile], list[Problem]]:
@@ -154,25 +77,26 @@ def _celebamask(folder: Path) -> tuple[list[FaceFile], list[Problem]]:
             "was unpacked."
         )
     rows, problems = read_attribute_file(folder / ATTRIBUTES)
-    numbers = set()
-    for entry in _entries(folder / IMAGES):
+    names: dict[int, str] = {}
+    for entry in sorted(_entries(folder / IMAGES), key=_by_name):
         stem, suffix = os.path.splitext(entry.name)
-        if _is_number(stem) and suffix == ".jpg":
-            numbers.add(int(stem))
-        else:
+        number = int(stem) if is_number(stem) and suffix.lower() in SUFFIXES else None
+        if number is None:
             problems.append(_extra(entry, "is no picture of the data set"))
-    for name in rows:
-        if not (_is_number(os.path.splitext(name)[0]) and int(os.path.splitext(name)[0]) in numbers):
-            problems.append(Problem("missing picture", name, "has a row of attributes, but no file"))
-    problems += _extra_parts(folder / PARTS, numbers)
+        elif number in names:
+            problems.append(_extra(entry, f"{names[number]} has the same number"))
+        else:
+            names[number] = entry.name
+    numbers = sorted(names)
+    told = match_rows([names[number] for number in numbers], numbers, rows, problems, by_number=True)
     faces = [
         FaceFile(
-            number, f"{number}.jpg", str(folder / IMAGES / f"{number}.jpg"),
-            str(folder / PARTS / f"{number // PER_FOLDER}"), number, rows.get(f"{number}.jpg"),
+            number, names[number], str(folder / IMAGES / names[number]),
+            str(folder / PARTS / f"{number // PER_FOLDER}"), number, states, wrong,
         )
-        for number in sorted(numbers)
+        for number, states, wrong in zip(numbers, told.states, told.wrong, strict=True)
     ]  # fmt: skip
-    return faces, problems
+    return faces, [*told.problems, *_extra_parts(folder / PARTS, names)]
 
 
 def _extra_parts(folder: Path, numbers: Collection[int]) -> Iterator[Problem]:
@@ -184,7 +108,7 @@ def _extra_parts(folder: Path, numbers: Collection[int]) -> Iterator[Problem]:
         for entry in _entries(Path(below.path)):
             number, _, rest = entry.name.partition("_")
             part, suffix = os.path.splitext(rest)
-            if not (_is_number(number) and len(number) == 5 and suffix == ".png"):
+            if not (is_number(number) and len(number) == 5 and suffix == ".png"):
                 yield _extra(entry, "is no part of a mask")
             elif part not in CLASS_NAMES[1:]:
                 yield _extra(entry, f"{part!r} is none of the 18 parts")
@@ -197,42 +121,50 @@ def _extra_parts(folder: Path, numbers: Collection[int]) -> Iterator[Problem]:
 def _own(folder: Path) -> tuple[list[FaceFile], list[Problem]]:
     apart = (folder / _IMAGES).is_dir()
     pictures, masks, texts = (
-        [folder / name if apart else folder for name in (_IMAGES, _MASKS, _JSON)] if apart else [folder] * 3
+        [folder / name for name in (_IMAGES, _MASKS, _JSON)] if apart else [folder] * 3
     )
-    suffix = ".png" if apart else _MASK_SUFFIX
-    names = sorted(entry.name for entry in _entries(pictures))
+    ending = ".png" if apart else _MASK_SUFFIX
     stems: dict[str, str] = {}
     problems = []
-    for name in names:
-        stem, ending = os.path.splitext(name)
-        if ending.lower() not in SUFFIXES or (not apart and name.endswith(_MASK_SUFFIX)):
+    for entry in sorted(_entries(pictures), key=_by_name):
+        stem, suffix = os.path.splitext(entry.name)
+        if not apart and entry.name.lower().endswith((_MASK_SUFFIX, ".json")):
             continue
-        if stem in stems:
-            problems.append(Problem("extra file", name, f"{stems[stem]} has the same name", left_out=False))
+        if suffix.lower() not in SUFFIXES:
+            problems.append(_extra(entry, "is no picture" if apart else "is no picture, mask or JSON"))
+        elif stem in stems:
+            problems.append(_extra(entry, f"{stems[stem]} has the same name"))
         else:
-            stems[stem] = name
-    for below, ending in ((masks, suffix), (texts, ".json")):
-        for entry in _entries(below) if below.is_dir() else ():
-            stem = entry.name.removesuffix(ending)
-            if entry.name.endswith(ending) and stem not in stems:
-                problems.append(_extra(entry, f"there is no picture {stem}"))
-            elif apart and not entry.name.endswith(ending):
-                problems.append(_extra(entry, f"is no {ending} file"))
-    if not apart:
-        known = (*SUFFIXES, ".json")
-        problems += [
-            Problem("extra file", name, "is no picture, mask or JSON", left_out=False)
-            for name in names
-            if not name.lower().endswith(known)
-        ]
+            stems[stem] = entry.name
+    mask_of = _companions(masks, ending, stems, apart, problems)
+    text_of = _companions(texts, ".json", stems, apart, problems)
     faces = [
         FaceFile(
-            place, name, str(pictures / name), str(masks / f"{stem}{suffix}"), None,
-            str(texts / f"{stem}.json"),
+            place, name, str(pictures / name), str(masks / mask_of.get(stem, f"{stem}{ending}")), None,
+            str(texts / text_of.get(stem, f"{stem}.json")),
         )
         for place, (stem, name) in enumerate(stems.items())
     ]  # fmt: skip
     return faces, problems
+
+
+def _companions(
+    folder: Path, ending: str, stems: Collection[str], apart: bool, problems: list[Problem]
+) -> dict[str, str]:
+    """Return the files with an ending, in any case, that belong to pictures, by the stem of these."""
+    found: dict[str, str] = {}
+    for entry in sorted(_entries(folder), key=_by_name) if folder.is_dir() else ():
+        stem = entry.name[: -len(ending)]
+        if not entry.name.lower().endswith(ending):
+            if apart:
+                problems.append(_extra(entry, f"is no {ending} file"))
+        elif stem not in stems:
+            problems.append(_extra(entry, f"there is no picture {stem}"))
+        elif stem in found:
+            problems.append(_extra(entry, f"{found[stem]} has the same name"))
+        else:
+            found[stem] = entry.name
+    return found
 
 
 def _listed(folder: Path, attribute_file: Path | None) -> tuple[list[FaceFile], list[Problem]]:
@@ -242,33 +174,16 @@ def _listed(folder: Path, attribute_file: Path | None) -> tuple[list[FaceFile], 
             raise ValueError(f"folder {folder} has none of {', '.join(_LISTS)}: give attribute_file.")
         attribute_file = there[0]
     rows, problems = read_attribute_file(attribute_file)
-    faces, seen = [], set()
-    for place, path in enumerate(find_pictures([folder])):
-        name = path.relative_to(folder).as_posix()
-        key = next((key for key in (name, path.name, path.stem) if key in rows), None)
-        seen.add(key)
-        faces.append(FaceFile(place, name, str(path), attributes=rows[key] if key is not None else None))
-    for name in rows:
-        if name not in seen:
-            problems.append(Problem("missing picture", name, "has a row of attributes, but no file"))
-    return faces, problems
-
-
-def _named(found: FaceFolder, listed: Path) -> set[int]:
-    try:
-        names = [line.strip() for line in listed.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"held_out_list {listed} cannot be read ({error}): check the path.") from None
-    places = {}
-    for face in found.faces:
-        places[os.path.splitext(face.name)[0]] = places[face.name] = face.place
-    unknown = [name for name in names if name and name not in places]
-    if unknown:
-        raise ValueError(
-            f"held_out_list {listed} has {len(unknown)} names of no face, the first {unknown[0]!r}: one name "
-            f"such as {found.faces[0].name} a line."
+    paths = list(find_pictures([folder]))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    told = match_rows(names, range(len(names)), rows, problems)
+    faces = [
+        FaceFile(place, name, str(path), attributes=states, wrong=wrong)
+        for place, (name, path, states, wrong) in enumerate(
+            zip(names, paths, told.states, told.wrong, strict=True)
         )
-    return {places[name] for name in names if name}
+    ]
+    return faces, told.problems
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry]:
@@ -286,13 +201,5 @@ def _extra(entry: os.DirEntry, about: str) -> Problem:
     return Problem("extra file", entry.name, about, left_out=False)
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-def _size_and_time(file: str) -> tuple[int, int]:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+def _by_name(entry: os.DirEntry) -> str:
+    return entry.name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from ..conditioning.attributes import FaceAttributes
 from ..conditioning.masks import SemanticMask
 from .faces_attributes import to_attributes
 from .faces_cache import PER_SHARD, Entry, FaceCache
-from .faces_files import FaceFile, FaceFolder, mark_of
+from .faces_entry import FaceFile, mark_of
+from .faces_files import FaceFolder
 from .faces_problems import Problem, ProblemTable
 from .faces_read import Task, read_faces
 
@@ -58,6 +60,7 @@ class FaceProblems(ValueError):
 
 class _Shard(NamedTuple):
     number: int
+    faces: list[FaceFile]
     kept: list[str]
     missing: list[tuple[FaceFile, str]]
 
@@ -66,6 +69,7 @@ class _Shard(NamedTuple):
 class PreparedFaces:
     """Encoded faces on disk: iterating gives a `Face` after the other, with one shard in memory.
 
+    It raises ValueError where a shard is damaged, or has lost faces since.
     encoded, found: how many of them were encoded now, and how many were there from before.
     """
 
@@ -80,10 +84,16 @@ class PreparedFaces:
 
     def __iter__(self) -> Iterator[Face]:
         for shard, names in self.names.items():
-            wanted = set(names)
-            for entry in self.cache.read(shard):
-                if entry.name in wanted:
-                    yield _face(entry)
+            entries = {entry.name: entry for entry in self.cache.read(shard)}
+            gone = sum(name not in entries for name in names)
+            if gone:
+                raise ValueError(
+                    f"{gone} of {len(names)} encoded faces are gone from "
+                    f"{self.cache.path(shard)}, which was deleted, or written by another run at the same "
+                    "time: run this again, one run at a time."
+                )
+            for name in names:
+                yield _face(entries[name])
 
     def report(self) -> str:
         """Return what was prepared and the table of problems, as text."""
@@ -109,16 +119,19 @@ def prepare_faces(
     encode: from a picture, uint8 [side,side,3], to its latent, float32 on the processor. fingerprint: of the
     VAE. folder: for the shards. step: called once a face; what it raises ends the work, and what was encoded
     by then is kept. A face is encoded again if one of its files has another size or time than before, or its
-    row of attributes differs. Raises FaceProblems (see settings) and ValueError if no face is left.
+    row of attributes differs. Raises FaceProblems (see settings), ValueError if no face is left or nothing
+    can be written to the folder, and OSError if the disk is full.
     """
     about = {
         "folder": str(source.folder), "kind": source.kind, "side": settings.side,
         "mask_side": settings.mask_side if source.has_masks else None, "vae": fingerprint,
     }  # fmt: skip
     cache, table = FaceCache(folder, about), ProblemTable()
-    for problem in source.problems:
+    for problem in _that_concern(chosen, source.problems):
         table.add(problem)
-    shards = [shard for shard in _plan(cache, chosen, table, step)]
+    shards = list(_plan(cache, chosen, table, step))
+    if any(shard.missing for shard in shards):
+        cache.open()
     tasks = (
         Task(face, settings.side, settings.mask_side) for shard in shards for face, _ in shard.missing
     )
@@ -135,23 +148,44 @@ def prepare_faces(
                             table.add(problem)
                     else:
                         latent = encode(torch.from_numpy(reading.picture))
-                        made.append(_entry(face, mark, latent, reading.labels, reading.attributes))
+                        if torch.isfinite(latent).all():
+                            made.append(_entry(face, mark, latent, reading.labels, reading.attributes))
+                        else:
+                            about = "the VAE gave NaN or infinite values for it"
+                            table.add(Problem("broken latent", face.name, about))
                     step()
-            finally:
-                _add(cache, shard, made)
+            except BaseException:
+                with suppress(OSError, ValueError):  # what ended the work is told, not that this failed too
+                    _add(cache, shard, made)
+                raise
+            _add(cache, shard, made)
             encoded += len(made)
-            names[shard.number] = shard.kept + [entry.name for entry in made]
+            # in the order of today: a face that was added moved those behind it, not their entries
+            usable = {*shard.kept, *(entry.name for entry in made)}
+            names[shard.number] = [face.name for face in shard.faces if face.name in usable]
     finally:
         readings.close()
     prepared = PreparedFaces(cache, names, table, encoded, sum(len(shard.kept) for shard in shards))
-    wrong = len(table) - table.counts["cache"]
-    if settings.on_problem == "refuse" and wrong:
+    if settings.on_problem == "refuse" and table.to_refuse:
         raise FaceProblems(
-            f"the data set has {wrong} problems, and on_problem is refuse:\n{table.text()}"
+            f"the data set has {table.to_refuse} problems, and on_problem is refuse:\n{table.text()}"
         )
     if not len(prepared):
         raise ValueError(f"no face of the data set can be used:\n{table.text()}")
     return prepared
+
+
+def _that_concern(chosen: Sequence[FaceFile], problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield the problems of the chosen faces and of the data set; rows without a picture as unused ones if
+    they stand before all or behind all of the chosen.
+    """
+    places = {face.place for face in chosen}
+    first, last = min(places, default=0), max(places, default=0)
+    for problem in problems:
+        if problem.kind == "missing picture" and not first < problem.place < last:
+            yield problem._replace(kind="unused row", left_out=False)
+        elif problem.kind == "missing picture" or problem.place is None or problem.place in places:
+            yield problem
 
 
 def _plan(
@@ -163,7 +197,7 @@ def _plan(
         by_shard.setdefault(face.place // PER_SHARD, []).append(face)
     for number, faces in sorted(by_shard.items()):
         marks = {entry.name: entry.mark for entry in _read(cache, number, table)}
-        shard = _Shard(number, [], [])
+        shard = _Shard(number, faces, [], [])
         for face in faces:
             mark = mark_of(face)
             if marks.get(face.name) == mark:
@@ -201,4 +235,5 @@ def _entry(
 
 def _face(entry: Entry) -> Face:
     mask = None if entry.labels is None else SemanticMask.from_labels(entry.labels[None])
-    return Face(entry.name, entry.latent, to_attributes(entry.attributes.tolist()), mask)
+    # a copy, or the whole shard stays in memory for one of its rows
+    return Face(entry.name, entry.latent.clone(), to_attributes(entry.attributes.tolist()), mask)

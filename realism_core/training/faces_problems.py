@@ -8,17 +8,22 @@ from typing import NamedTuple
 # each with what to do about it, in the order of the table
 FIXES = {
     "missing picture": "copy it from the data set again",
+    "unused row": "copy their pictures, if they are wanted",
     "broken picture": "copy it from the data set again",
     "missing mask": "copy its files from the data set again",
     "broken mask": "copy it from the data set again",
     "missing part": "copy it from the data set again",
-    "unknown label": "labels are 0 (background) to 18 (cloth)",
+    "empty mask": "paint its parts, or leave the picture out",
+    "unknown label": "save grey labels, 0 (background) to 18 (cloth), or CelebAMask-HQ's colours, as PNG",
     "wrong size": "use the data set's own files, or a smaller side",
     "missing attributes": "add its row or file",
     "wrong attributes": "correct the row or file",
-    "extra file": "nothing: it is not read",
+    "broken latent": "run the VAE in fp32 or bf16: start ComfyUI with --fp32-vae or --bf16-vae",
+    "extra file": "it is not read: remove it, or set on_problem to skip",
     "cache": "nothing: it was made again",
 }
+# told, but nothing that is wrong with what was asked for
+HARMLESS = ("unused row", "cache")
 _SHOWN = 3
 
 
@@ -26,12 +31,16 @@ class Problem(NamedTuple):
     """One thing that is wrong.
 
     kind: a key of FIXES. file: what is wrong. about: how. left_out: whether a face is left out for it.
+    row: the name in the list of attributes that it is about. place: of the face that it is about, or between
+    two faces where a row has none; None if it is about none.
     """
 
     kind: str
     file: str
     about: str
     left_out: bool = True
+    row: str | None = None
+    place: float | None = None
 
 
 class ProblemTable:
@@ -59,6 +68,11 @@ class ProblemTable:
     def serious(self) -> int:
         """How many of the problems left a face out."""
         return sum(self.faces.values())
+
+    @property
+    def to_refuse(self) -> int:
+        """How many of the problems speak against the data set."""
+        return len(self) - sum(self.counts[kind] for kind in HARMLESS)
 
     def examples(self, kind: str) -> list[Problem]:
         """Return the first problems of a kind, at most 3."""

@@ -15,16 +15,20 @@ import numpy as np
 import torch
 
 from ..conditioning.mask_pictures import from_picture, read_parts
-from ..conditioning.masks import SemanticMask
-from ..pictures import PictureError, read_picture
+from ..conditioning.masks import CLASSES, SemanticMask
+from ..pictures import PictureError, read_label_map, read_picture
 from .faces_attributes import read_json, to_strengths
-from .faces_files import FaceFile, part_files
+from .faces_entry import FaceFile, part_files
 from .faces_problems import Problem
 from .pictures import cut
 
 # what every face of the data set has
 _NEEDED = "skin"
 _ROOT = Path(__file__).resolve().parents[2]
+# how torch begins what it says of a worker that is gone; what one raises comes with its own text
+_DIED = "DataLoader worker (pid"
+_DEEP = 257  # by which programs multiply grey values of 8 bits that they save with 16
+_SHOWN = 4  # labels that are none
 _AHEAD = 4  # faces that a worker reads ahead
 
 
@@ -61,7 +65,9 @@ def read_face(task: Task) -> Reading:
         problems.append(Problem("broken picture", face.name, _after(error, face.picture)))
     if face.mask is not None:
         labels = _labels(face, problems)
-    if face.attributes is None:
+    if face.wrong is not None:
+        problems.append(Problem("wrong attributes", *face.wrong))
+    elif face.attributes is None:
         problems.append(Problem("missing attributes", face.name, "has no row in the attribute file"))
     elif isinstance(face.attributes, bytes):
         attributes = to_strengths(face.attributes)
@@ -109,7 +115,7 @@ def read_faces(tasks: Iterable[Task], workers: int = 0) -> Iterator[Reading]:
         for picture, labels, attributes, problems in readings:
             yield Reading(picture, labels, attributes, [Problem(*problem) for problem in problems])
     except RuntimeError as error:
-        if "worker" not in str(error):
+        if not str(error).startswith(_DIED):
             raise
         raise RuntimeError(
             f"a process that read faces ended by itself, for want of memory perhaps ({error}): lower "
@@ -178,15 +184,39 @@ def _label_map(face: FaceFile, problems: list[Problem]) -> SemanticMask | None:
         problems.append(Problem("missing mask", face.name, f"{name} is not there"))
         return None
     try:
-        picture = read_picture(face.mask)
+        mask = _from_values(read_label_map(face.mask))
     except PictureError as error:
         problems.append(Problem("broken mask", name, _after(error, face.mask)))
         return None
-    try:
-        return from_picture(picture[None].float() / 255)
     except ValueError as error:
-        problems.append(Problem("unknown label", name, str(error).removeprefix("label_map ")))
+        problems.append(Problem("unknown label", name, str(error)))
         return None
+    if not mask.stored.any():
+        problems.append(Problem("empty mask", name, "is background everywhere, without any part of a face"))
+    return mask
+
+
+def _from_values(picture: torch.Tensor) -> SemanticMask:
+    """Return the mask of a label map, grey or coloured; raises ValueError with what is wrong with it."""
+    if (picture != picture[..., :1]).any():
+        try:
+            return from_picture(picture[None].float() / 255, "colours")
+        except ValueError as error:  # what it advises for more is for a node
+            told = str(error).removeprefix("label_map ")
+            raise ValueError(told.partition(". If the picture is CelebAMask-HQ's")[0]) from None
+    labels = picture[..., 0].to(torch.int64)
+    if (labels % _DEEP == 0).all():
+        labels = labels // _DEEP
+    if ((labels == 0) | (labels >= 254)).all() and labels.any():
+        raise ValueError("is black and white, the mask of one part, and no label map")
+    wrong = labels >= CLASSES
+    if wrong.any():
+        found, counts = torch.unique(labels[wrong], return_counts=True)
+        order = counts.argsort(descending=True, stable=True)[:_SHOWN]
+        named = ", ".join(f"{int(counts[i])} with the label {int(found[i])}" for i in order)
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise ValueError(f"has {int(wrong.sum())} pixels of no class: {named}{more}")
+    return SemanticMask.from_labels(labels[None])
 
 
 def _sizes(task: Task, picture: tuple[int, int], mask: tuple[int, int] | None) -> list[Problem]:

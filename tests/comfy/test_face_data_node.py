@@ -107,16 +107,19 @@ def test_latents_are_kept_until_a_file_changes(server: ComfyServer, root: Path, 
     assert "5 encoded now, 0 from" in read(server, vae, mask_side=8)
 
 
+@pytest.mark.parametrize("linked", [False, True])
 def test_a_changed_folder_runs_again_and_an_unchanged_one_does_not(
-    server: ComfyServer, root: Path, vae: str
+    server: ComfyServer, root: Path, vae: str, linked: bool
 ) -> None:
+    """With a linked limit it runs always: which files it is to read is known only then."""
     graph = Graph()
-    node = faces(graph, vae, limit=4)
+    limit = graph.add("PrimitiveInt", value=4)[0] if linked else 4
+    node = faces(graph, vae, limit=limit)
     graph.show(node["report"])
     done(server.run(graph))
     again = done(server.run(graph))
     cached = [data["nodes"] for name, data in again.events if name == "execution_cached"]
-    assert any(node.id in nodes for nodes in cached)
+    assert any(node.id in nodes for nodes in cached) != linked
     (root / trees.PARTS / "0" / "00001_hair.png").unlink()
     assert "1 encoded now, 3 from" in told(done(server.run(graph)), node)
 
@@ -151,6 +154,19 @@ def test_refusing_names_every_problem(server: ComfyServer, root: Path, vae: str)
 )  # fmt: skip
 def test_bad_input(server: ComfyServer, root: Path, vae: str, inputs: dict, text: str) -> None:
     assert text in refused(server, vae, **inputs)
+
+
+def test_a_link_out_of_comfyuis_folders_is_told_with_what_works(
+    server: ComfyServer, root: Path, vae: str, tmp_path: Path
+) -> None:
+    shutil.rmtree(root)
+    trees.celebamask(tmp_path / "elsewhere", range(2))
+    root.symlink_to(tmp_path / "elsewhere")
+    try:
+        told = refused(server, vae)
+    finally:
+        root.unlink()
+    assert "links followed" in told and "extra_model_paths.yaml" in told
 
 
 def test_a_missing_vae_is_told(server: ComfyServer, root: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from realism_core.conditioning.vocabulary import NAMES
 from realism_core.training.faces_attributes import read_attribute_file, to_attributes, to_strengths
-from realism_core.training.faces_files import describe_split, find_faces, mark_of, split
+from realism_core.training.faces_entry import mark_of
+from realism_core.training.faces_files import find_faces
 from realism_core.training.faces_problems import FIXES, Problem, ProblemTable
+from realism_core.training.faces_split import describe_split, split
 from tests.core import face_trees as trees
 
 
@@ -108,6 +110,62 @@ def test_extra_files_and_rows_of_celebamask(tmp_path: Path) -> None:
     assert "belongs into 1" in told["02001_skin.png"].about
     assert "beard" in told["00000_beard.png"].about
     assert {problem.kind for name, problem in told.items() if name != "5.jpg"} == {"extra file"}
+
+
+def test_names_of_celebamask_pictures_are_taken_as_they_are(tmp_path: Path) -> None:
+    root = trees.celebamask(tmp_path / "a", range(4))
+    images = root / trees.IMAGES
+    for number, name in enumerate(("00000.jpg", "1.JPG", "002.png")):
+        (images / f"{number}.jpg").rename(images / name)
+    (images / "3.png").write_bytes(b"")
+    rows = {f"{number:05d}.jpg": trees.states(number) for number in range(4)}
+    trees.write_list(root / trees.ATTRIBUTES, rows)
+    found = find_faces(root, "celebamask-hq")
+    assert [(face.place, face.name) for face in found.faces] == [
+        (0, "00000.jpg"), (1, "1.JPG"), (2, "002.png"), (3, "3.jpg"),
+    ]  # fmt: skip
+    for face in found.faces:
+        assert Path(face.picture).is_file() and to_strengths(face.attributes) == trees.states(face.place)
+    (problem,) = found.problems
+    assert (problem.kind, problem.file) == ("extra file", "3.png") and "3.jpg has the same" in problem.about
+    chosen = tmp_path / "test.txt"
+    chosen.write_text("0\n00001.jpg\n2.png\n")
+    assert [face.place for face in split(found, "training", chosen)] == [3]
+
+
+def test_without_any_face_the_first_other_file_is_named(tmp_path: Path) -> None:
+    root = trees.celebamask(tmp_path / "a", [])
+    (root / trees.PARTS).mkdir()
+    (root / trees.IMAGES / "cover.psd").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no faces of kind celebamask-hq \(cover\.psd: is no picture"):
+        find_faces(root, "celebamask-hq")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_endings_count_in_any_case(tmp_path: Path, apart: bool) -> None:
+    root = trees.own(tmp_path / "own", 2, apart)
+    masks, texts = (root / "masks", root / "attributes") if apart else (root, root)
+    ending = ".png" if apart else ".mask.png"
+    (masks / f"p0{ending}").rename(masks / f"p0{ending.upper()}")
+    (texts / "p1.json").rename(texts / "p1.JSON")
+    (masks / f"p1{ending.upper()}").write_bytes(b"")
+    found = find_faces(root, "folder")
+    assert [face.name for face in found.faces] == ["p0.png", "p1.png"]
+    for face in found.faces:
+        assert Path(face.mask).is_file() and Path(face.attributes).is_file()
+    assert [problem.kind for problem in found.problems] == ["extra file"]
+    assert "has the same name" in found.problems[0].about
+
+
+def test_other_files_and_folders_among_the_images_are_told(tmp_path: Path) -> None:
+    root = trees.own(tmp_path / "own", 2, apart=True)
+    (root / "images" / "notes.doc").write_text("x")
+    (root / "images" / "sub").mkdir()
+    found = find_faces(root, "folder")
+    assert len(found.faces) == 2
+    assert [(problem.kind, problem.file) for problem in found.problems] == [
+        ("extra file", "notes.doc"), ("extra file", "sub"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
