@@ -89,8 +89,8 @@ class Guidance:
         picture = args["denoised"]
         for kept, weight in weights.items():
             if abs(weight) > 1e-9:
-                known = args["cond_denoised"] if kept == whole else None
-                picture = picture + weight * (_found(args, conds, kept) if known is None else known)
+                found = args["cond_denoised"] if kept == whole else _found(args, conds, kept)
+                picture = picture + weight * found
         return picture
 
 
