@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -46,6 +47,9 @@ def processes(device: str | None) -> tuple[Share | None, torch.device]:
         raise ValueError(
             "accelerate is needed for several processes and is not there: pip install realism-kit[train]"
         ) from None
+    # its functions keep the group that there is when they are read: read later, by diffusers, they would keep
+    # this one past `leave_together`, and a thread of it that outlives the interpreter ends in SIGABRT
+    import_module("torch.distributed.nn")
     try:
         state = PartialState(cpu=on_cpu, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:

@@ -40,12 +40,16 @@ def place(tmp_path_factory) -> Iterator[Path]:
 
 
 def start(place: Path, name: str, *words: object) -> subprocess.Popen:
+    return launched(place, "-m", "realism_core", *command_of(place, name, *words))
+
+
+def launched(place: Path, *command: str) -> subprocess.Popen:
+    """Start a script, or a module with its words, in two processes."""
     hidden = place / "hidden"
     hidden.mkdir(exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": diffusers_peer.search_path(hidden)}
-    command = (*LAUNCH, "-m", "realism_core", *command_of(place, name, *words))
     return subprocess.Popen(
-        [sys.executable, *command], cwd=place, env=environment, text=True,
+        [sys.executable, *LAUNCH, *command], cwd=place, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
@@ -118,6 +122,29 @@ def test_what_two_processes_refuse_is_told_and_ends(place: Path) -> None:
     code, out, err = end(start(place, "large", "--steps", 2, "--batch-size", 4))
     assert code != 0 and not (place / "large.safetensors").exists()
     assert "batch_size is 4 in each of 2 processes, 8 in all, but there are only 7 images" in err
+
+
+LEAVING = """
+import weakref
+import torch
+from realism_core.commands.processes import leave_together, processes
+
+share, _ = processes("cpu")
+share.reduce(torch.ones(3))
+group = weakref.ref(torch.distributed.group.WORLD)
+import torch.distributed.nn  # as diffusers does
+leave_together()
+print("left" if group() is None else "kept", flush=True)
+"""
+
+
+def test_nothing_of_the_others_is_kept_at_the_end(place: Path) -> None:
+    # a group kept on has threads: https://github.com/pytorch/pytorch/pull/179291 tells how they end
+    script = place / "leaving.py"
+    script.write_text(LEAVING, "utf-8")
+    code, out, err = end(launched(place, str(script)))
+    assert code == 0, err
+    assert out.split() == ["left", "left"]
 
 
 def test_a_launch_that_starts_one_process_instead_of_two_is_refused(place: Path, monkeypatch, capsys) -> None:
