@@ -19,7 +19,9 @@ SIDE, CHANNELS, CELLS = 64, 16, 16
 SEED, FACES = 3, 5500  # of the faces that codec and generators learn from; the judges learn from others
 STEPS, BATCH, RATE = 9000, 16, 3e-3
 WIDTH = 32
-_NOISE, _SMALL = 0.05, 1e-3  # added to latents, and how much their size costs, so that they stay smooth
+_NOISE = 0.2  # added to latents, in their deviations, so that a small part of a face has a say in many
+_SMALL = 1e-3  # how much their size costs
+_RARE = 1e-3  # a class that covers less of the faces counts as if it covered this much
 
 
 class Codec(nn.Module):
@@ -72,8 +74,9 @@ def codec(say: bool = True) -> Codec:
 
 
 def _train(made: Codec, say: bool) -> None:
-    images = drawn_faces(FACES, SEED).images
-    planes = 2 * down(images, SIDE) - 1
+    faces = drawn_faces(FACES, SEED)
+    planes = 2 * down(faces.images, SIDE) - 1
+    weights = _weights(faces.mask.resized(SIDE, SIDE).labels)
     dice = torch.Generator().manual_seed(0)
     for layer in made.modules():
         if isinstance(layer, nn.Conv2d):
@@ -82,16 +85,26 @@ def _train(made: Codec, say: bool) -> None:
     optimiser = torch.optim.AdamW(made.parameters())
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS, pct_start=0.1)
     for step in range(STEPS):
-        batch = planes[torch.randint(len(planes), (BATCH,), generator=dice)]
+        rows = torch.randint(len(planes), (BATCH,), generator=dice)
+        batch = planes[rows]
         latents = made.encoder(batch)
-        noise = _NOISE * torch.randn(latents.shape, generator=dice)
-        off = (made.decoder(latents + noise) - batch).abs().mean()
+        spread = latents.detach().std((0, 2, 3), keepdim=True)
+        noise = _NOISE * spread * torch.randn(latents.shape, generator=dice)
+        off = (weights[rows] * (made.decoder(latents + noise) - batch).abs()).mean()
         optimiser.zero_grad()
         (off + _SMALL * latents.square().mean()).backward()
         optimiser.step()
         rate.step()
         if say and (step + 1) % 500 == 0:
             print(f"  codec: step {step + 1} of {STEPS}, {off.item() / 2:.4f} off a pixel", flush=True)
-    latents = made.encode(images)
+    latents = made.encode(faces.images)
     made.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
     made.deviation.copy_(latents.std((0, 2, 3), keepdim=True))
+
+
+def _weights(labels: Tensor) -> Tensor:
+    """Return how much each pixel counts [n,1,H,W], 1 on average: by the root of how rare its class is."""
+    counts = torch.bincount(labels.flatten().long()).float()
+    share = counts / counts.sum()
+    weights = share.clamp(min=_RARE).rsqrt()
+    return (weights / (weights * share).sum())[labels.long()][:, None]

@@ -47,7 +47,7 @@ class Plan:
     heads: int = 2
     faces: int = _adapter_codec.FACES
     held_out: int = 200
-    steps: int = 10000
+    steps: int = 8000
     batch: int = 16
     rate: float = 3e-3
     width: int = 128

@@ -11,7 +11,7 @@ given shows the most that right pictures get, and the true faces of others what 
 
 Prints mean and 95 % interval (Student's t over the seeds of the trainings) of each measure, and the
 differences, seed by seed. The held-out faces and the judges are the same for all: the intervals do not tell
-how much others would change. A training of 10,000 steps takes 14 to 26 minutes of one core; one that was
+how much others would change. A training of 8,000 steps takes 11 to 21 minutes of one core; one that was
 broken off goes on. Not run with several seeds yet.
 """
 
