@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import _faces_drawn, adapter
+from benchmarks import _adapter_codec, _faces_drawn, adapter
 from benchmarks._adapter_codec import Codec
 from benchmarks._adapter_runs import ARMS, ATTRIBUTES, MASK, POOLED, SMALL, TOKENS, Arm, Runs
 from benchmarks._faces_judges import Measured
@@ -23,6 +23,31 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(_faces_drawn, "PER_FILE", 8)
     torch.manual_seed(0)
     return Runs(replace(SMALL, held_out=3), Codec().requires_grad_(False), tmp_path / "runs", state="")
+
+
+def test_latents_have_mean_0_and_deviation_1(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_adapter_codec, "cache_folder", lambda: runs.folder)
+    monkeypatch.setattr(_adapter_codec, "FACES", 6)
+    monkeypatch.setattr(_adapter_codec, "STEPS", 3)
+    made = _adapter_codec.codec(say=False)
+    latents = made.encode(_faces_drawn.drawn_faces(6, _adapter_codec.SEED).images)
+    assert latents.shape == (6, 16, 16, 16)
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-4
+    monkeypatch.setattr(_adapter_codec, "_train", None)  # the second time it comes from the cache
+    again = _adapter_codec.codec(say=False)
+    assert torch.equal(again.decode(latents), made.decode(latents))
+
+
+def test_a_rare_class_counts_more_and_all_pixels_1_on_average() -> None:
+    labels = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    labels[0, :2, :4] = 5
+    labels[1, 7, 7] = 18
+    weights = _adapter_codec._weights(labels)
+    assert weights.shape == (2, 1, 8, 8) and weights.mean().item() == pytest.approx(1, abs=1e-5)
+    most, some, one = (weights[:, 0][labels == label] for label in (0, 5, 18))
+    assert some[0] / most[0] == pytest.approx((119 / 8) ** 0.5, rel=1e-4)
+    assert one[0] / most[0] == pytest.approx(119**0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("arm", [TOKENS, POOLED])
