@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,8 @@ from ..tensor_files import read_tensors, write_tensors
 FORMAT, VERSION = "realism-faces", 1
 # faces a shard: so many are encoded again at most after a kill
 PER_SHARD = 64
+# seconds after which an unfinished file is taken for what a killed process left
+_ABANDONED = 3600
 
 
 class Entry(NamedTuple):
@@ -78,7 +82,10 @@ class FaceCache:
         ]  # fmt: skip
 
     def open(self) -> None:
-        """Make the folder; raises ValueError with the fix if nothing can be written there."""
+        """Make the folder, and clear away what killed processes left in it.
+
+        Raises ValueError with the fix if nothing can be written there.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -88,6 +95,10 @@ class FaceCache:
                 f"the latents cannot be kept in {self.folder} ({error.strerror}): let this user write there, "
                 "or remove what stands in the way."
             ) from None
+        for part in self.folder.glob("faces-*.part"):
+            with contextlib.suppress(OSError):  # another process may be clearing too
+                if time.time() - part.stat().st_mtime > _ABANDONED:
+                    part.unlink()
 
     def write(self, shard: int, entries: Sequence[Entry]) -> None:
         """Write a shard of one or more entries, whole or not at all; the one that was there is replaced.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,21 @@ def test_a_cache_folder_that_cannot_be_made_is_told_before_anything_is_encoded(t
     with pytest.raises(ValueError, match=r"the latents cannot be kept in .*cache.*: let this user write"):
         prepare_faces(source, source.faces, counted, "a", tmp_path / "cache", SETTINGS)
     assert not seen
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    cache = FaceCache(tmp_path, {"vae": "a"})
+    cache.open()
+    old, young, other = (
+        cache.folder / name for name in ("faces-00001.safetensors.ab.part", "faces-00002.safetensors.cd.part",
+                                         "mine.part")
+    )  # fmt: skip
+    for path in (old, young, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    cache.open()
+    assert not old.exists() and young.exists() and other.exists()
 
 
 def test_a_cancel_is_told_even_where_the_disk_is_full(
