@@ -165,6 +165,26 @@ def test_cancel_saves_what_was_trained(server: ComfyServer, checkpoints: Checkpo
     assert all(map(abs, values(done(server.run(graph)), id)))
 
 
+def test_a_lora_that_cannot_be_saved_does_not_take_the_adapter_with_it(
+    server: ComfyServer, checkpoints: Checkpoints
+) -> None:
+    before, loras = set(folder(server).glob("interrupted_*")), server.base / "output" / "loras"
+    kept = loras.with_name("loras kept")
+    if loras.exists():
+        loras.rename(kept)
+    loras.write_text("in the way")
+    try:
+        press = at_step(10, lambda: server.post("/interrupt", {}))
+        said = failure(ended(server, checkpoints, "never", press, steps=5000, lora_rank=2))
+    finally:
+        loras.unlink()
+        if kept.exists():
+            kept.rename(loras)
+    (path,) = set(folder(server).glob("interrupted_*")) - before
+    steps = load_adapter(path).about["training"]["steps"]
+    assert f"The LoRA of {steps} steps is lost" in said and f"The adapter is saved as {path.name}." in said
+
+
 def ended(server: ComfyServer, checkpoints: Checkpoints, name: str, on_event=None, **options) -> Run:
     """Train, and save what a good end leaves under a name."""
     graph = Graph()
