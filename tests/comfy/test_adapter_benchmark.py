@@ -90,6 +90,7 @@ def test_the_table_says_who_is_better_in_what(
         "accuracy: tokens, both over pooled, both 10.0 [10.0, 10.0]",
         "mIoU: tokens, both over tokens, mask only 5.0 [5.0, 5.0]",
         "accuracy: tokens, both over tokens, attributes only 5.0 [5.0, 5.0]",
+        "tokens, both 90.0 91.0 80.0 81.0",
         "hat 95 95 90",
         "Bald 99 99 80",
     ):
